@@ -1,0 +1,69 @@
+"""From a name, a folder or a published file to a pipeline: what `SRPipeline.from_pretrained` does."""
+
+import difflib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from resdiff.pipelines.base import SRPipeline
+from resdiff.pipelines.bicubic import BicubicPipeline
+from resdiff.pipelines.registry import FAMILIES
+from resdiff.pipelines.resshift import ResShiftPipeline
+
+from resdiff.checkpoints.known import KNOWN
+from resdiff.checkpoints.resshift import in_cache
+
+BUNDLED = "resshift-small"
+
+
+def bundled_folder() -> Path:
+    """Return the folder of the model that ships with the package."""
+    return Path(str(files("resdiff"))) / "weights" / BUNDLED
+
+
+def open_pipeline(
+    model: str | Path | None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    known_as: str | None = None,
+    vae_file: str | Path | None = None,
+    **kwargs: Any,
+) -> SRPipeline:
+    """Open what `SRPipeline.from_pretrained` was given; raises ValueError in one line when it cannot."""
+    if model is None or str(model) == BUNDLED:
+        return open_folder(bundled_folder(), dtype=dtype, **kwargs)
+    if str(model) == "bicubic":
+        return BicubicPipeline()
+    path = Path(model)
+    if path.is_dir():
+        return open_folder(path, dtype=dtype, **kwargs)
+    if path.is_file():
+        extra = [Path(vae_file)] if vae_file is not None else []
+        return ResShiftPipeline.from_published([path, *extra], known_as, dtype)
+    if str(model) in KNOWN:
+        published = in_cache(str(model))
+        return ResShiftPipeline.from_published([published.unet_file, published.autoencoder_file], str(model), dtype)
+    names = [BUNDLED, "bicubic", *KNOWN]
+    close = difflib.get_close_matches(str(model), names, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise ValueError(f"model {str(model)!r} is no file, folder or known name; {hint}known are {', '.join(names)}")
+
+
+def open_folder(folder: Path, **kwargs: Any) -> SRPipeline:
+    """Open a folder written by `save_pretrained` with the class that its `model_index.json` names."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ValueError(
+            f"{folder} holds no model_index.json; pass a folder written by save_pretrained or resdiff convert"
+        )
+    try:
+        name = json.loads(index.read_text())["_class_name"]
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{index} is not a pipeline description ({type(error).__name__}); write the folder again"
+        ) from None
+    if name not in FAMILIES:
+        raise ValueError(f"{folder} was saved by {name}, which is none of {', '.join(FAMILIES)}")
+    return FAMILIES[name].from_pretrained(folder, **kwargs)

@@ -1,0 +1,124 @@
+"""`ResShiftPipeline`: residual shifting, in the latent space of a VQ autoencoder or directly on pixels.
+
+ResShift (2307.12348; zsyOAOA/ResShift sampler.py) and SinSR (2311.14760; wyf0912/SinSR), and the bundled model, which
+has no autoencoder. Super-resolution x4, inpainting and face restoration x1 are the same pipeline with other options.
+"""
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from resdiff.pipelines.base import OnStep, SRPipeline, scaled_size
+from torch import Tensor
+
+from resdiff.models.pixel_unet import PixelUNet
+from resdiff.models.swin_unet import SwinUNet
+from resdiff.models.vq import VQAutoencoder
+from resdiff.noise import Noise
+from resdiff.resize import bicubic
+from resdiff.schedulers.resshift import ResShiftScheduler
+from resdiff.tiling import Smooth
+
+
+class ResShiftPipeline(SRPipeline):
+    """The residual-shifting family; see the module docstring and `SRPipeline.__call__`."""
+
+    _optional_components = ["vae"]  # noqa: RUF012 (diffusers reads a plain list)
+    model_cpu_offload_seq = "unet->vae"
+
+    def __init__(
+        self,
+        unet: SwinUNet | PixelUNet,
+        vae: VQAutoencoder | None,  # None: the chain runs on pixels
+        scheduler: ResShiftScheduler,
+        scale: int = 4,  # 1 for inpainting and face restoration
+        padding_multiple: int = 64,  # of the low-resolution sides; the published `padding_offset`, `lq_size`
+        upsampling: str = "torch",  # the bicubic kernel that makes y of the low-resolution image
+        num_inference_steps: int | None = None,  # default of the call; None: all steps of the schedule
+        tile_size: int = 512,  # larger images are cut into tiles of this many low-resolution pixels
+    ):
+        super().__init__()
+        self.register_modules(unet=unet, vae=vae, scheduler=scheduler)
+        self.register_to_config(
+            scale=scale,
+            padding_multiple=padding_multiple,
+            upsampling=upsampling,
+            num_inference_steps=num_inference_steps,
+            tile_size=tile_size,
+        )
+        self.native_scale = scale
+        self.padding_multiple = padding_multiple
+        self.takes_mask = bool(getattr(unet.config, "cond_mask", False))
+        self.max_steps = len(scheduler)
+
+    @classmethod
+    def from_published(cls, files: list[Path], known_as: str | None = None, dtype: torch.dtype = torch.float32) -> Self:
+        """Build the pipeline of published checkpoints: a UNet file and, unless it lies beside it, its autoencoder.
+
+        Raises CheckpointError in one line; see `resdiff.checkpoints.resshift.resolve`.
+        """
+        from resdiff.checkpoints.resshift import load_published, resolve
+
+        published = resolve([Path(f) for f in files], known_as)
+        parts = load_published(published, dtype)
+        return cls(
+            **parts,
+            scale=published.known.scale,
+            padding_multiple=parts["unet"].config.lq_size or parts["unet"].config.image_size,
+            num_inference_steps=published.known.num_inference_steps,
+            tile_size=published.known.tile_size,
+        )
+
+    @property
+    def default_steps(self) -> int:
+        """Steps taken when the caller does not say: as published, else all that were trained."""
+        return self.config.num_inference_steps or len(self.scheduler)
+
+    def default_tiling(self, size: int | None = None) -> Smooth:
+        """Tiles that are exact where the receptive field is bounded, else the published size and overlap."""
+        multiple = self.padding_multiple
+        if isinstance(self.unet, PixelUNet):
+            halo, smallest = self.unet.receptive_radius, 64  # pixels that a tile must add to be worth its halo
+            overlap = 2 * halo + multiple
+            return Smooth(
+                max((size or self.config.tile_size) // multiple * multiple, overlap + smallest), overlap, halo
+            )
+        size = max(multiple, (size or self.config.tile_size) // multiple * multiple)
+        return Smooth(size, overlap=size // 8 // multiple * multiple)
+
+    def upsample(self, lq: Tensor) -> Tensor:
+        """Return y's image: `lq` (B, 3, h, w) enlarged by the native scale, not clamped."""
+        if self.native_scale == 1:
+            return lq
+        return bicubic(lq, scaled_size(lq.shape[-2], lq.shape[-1], self.native_scale), self.config.upsampling)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Return the float32 latents of images (B, 3, H, W) in [-1, 1]; the images themselves without autoencoder."""
+        return image if self.vae is None else self.vae.encode(image.to(self.vae.dtype)).float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the float32 images of latents, not clamped."""
+        return latents if self.vae is None else self.vae.decode(latents.to(self.vae.dtype)).float()
+
+    def restore(
+        self, lq: Tensor, noise: Noise, *, mask: Tensor | None, num_inference_steps: int, on_step: OnStep
+    ) -> Tensor:
+        """Algorithm 2 of ResShift: from y plus noise down to x_0; see `SRPipeline.restore`.
+
+        The schedule's arithmetic is float32 whatever the networks' dtype. Noise is drawn at the last step as well,
+        where it is not used: the reference does, and the next tile's draws follow.
+        """
+        y = self.encode(self.upsample(lq))
+        self.scheduler.set_timesteps(num_inference_steps, device=y.device)
+        conditions = {"lq": lq.to(self.unet.dtype)}
+        if mask is not None:
+            conditions["mask"] = (2 * mask - 1).to(self.unet.dtype)
+
+        x_t = self.scheduler.prior_sample(y, noise(0, y.shape))
+        for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            model_input = self.scheduler.scale_model_input(x_t, t).to(self.unet.dtype)
+            model_output = self.unet(model_input, t.expand(len(x_t)), **conditions).float()
+            step_noise = None if self.scheduler.config.deterministic else noise(i + 1, x_t.shape)
+            step = self.scheduler.step(model_output, t, x_t, y=y, noise=step_noise)
+            x_t = on_step(i, t, step.prev_sample, step.pred_original_sample)
+        return x_t

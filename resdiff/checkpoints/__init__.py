@@ -1,0 +1,1 @@
+"""Foreign weights: reading files, telling families apart, renaming, converting."""

@@ -1,0 +1,1 @@
+"""Training data: photos in memory and what is drawn from them."""

@@ -1,0 +1,1 @@
+"""Pure mathematics of the diffusion processes: tensors in, tensors out."""

@@ -1,0 +1,325 @@
+"""Photos in and out: whatever the user holds, to float RGB (3, h, w) in [-1, 1], and back.
+
+Files, PIL images, numpy arrays (HW, HWC, NHWC) and tensors (CHW, NCHW) are read. EXIF orientation is applied,
+transparency split off, and what a file says beside its pixels (EXIF, ICC profile, DPI) kept aside for the way out.
+`to_uint8` rounds half to even, as numpy's round in ResShift's utils/util_image.py (tensor2img). Unlike diffusers'
+`VaeImageProcessor`, nothing is resized and a value out of range is an error, not a change of range.
+"""
+
+import contextlib
+import math
+import os
+import struct
+import uuid
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from resdiff.color import LUMA_BLUE, LUMA_GREEN, LUMA_RED
+from resdiff.formats import check_transparency, format_of
+
+FLOAT_TOLERANCE = 1e-3 + 1e-6  # overshoot of [0, 1] that is clamped: half precision, resampling (and float32 of 1.001)
+
+# what Pillow's decoders raise on damaged files
+DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+EXIF_HEADER = b"Exif\0\0"
+GREY_MODES = {"1", "L", "LA", "La"}
+RGB_PROFILE_MODES = GREY_MODES | {"RGB", "RGBA", "RGBa", "P", "PA", "I;16", "I;16B", "I;16L"}
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """One image as read, with what has to reach the output untouched."""
+
+    pixels: Tensor  # (3, h, w) float32 in [-1, 1], on the CPU
+    alpha: Tensor | None = None  # (1, h, w) float32 in [0, 1]; None: opaque
+    grey: bool = False  # one channel in the source: the output will have one as well
+    metadata: dict[str, Any] = field(default_factory=dict)  # exif (bytes), icc_profile (bytes), dpi (x, y)
+
+
+ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor | Photo
+
+
+def read_photos(lr: ImageLike | Sequence[ImageLike]) -> list[Photo]:
+    """Read one image, a batch, or a list mixing any of them.
+
+    Args:
+        lr: path, PIL image, numpy HW / HWC / NHWC, tensor HW / CHW / NCHW, an already read `Photo`, or a list or tuple
+            of these. Arrays have 1, 3 or 4 channels (the fourth is alpha); uint8, uint16, bool or floats in [0, 1].
+            Of an animation or a multi-page file, the first frame is read.
+
+    Returns:
+        One `Photo` per image, in order; sizes may differ.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: a file is empty, damaged, too large or no image; an array has a wrong shape, type or range, holds
+            NaN or Inf, or no pixel; `lr` is an empty list or of another type. One line each.
+    """
+    if not isinstance(lr, (list, tuple)):
+        return _read(lr)
+    if not lr:
+        raise ValueError("lr is an empty list; pass at least one image")
+    return [photo for item in lr for photo in _read(item)]
+
+
+def _read(item: object) -> list[Photo]:
+    if isinstance(item, Photo):
+        return [item]
+    if isinstance(item, (str, os.PathLike)):
+        return [_from_file(Path(item))]
+    if isinstance(item, Image.Image):
+        return [_from_pil(item, "lr")]
+    if isinstance(item, np.ndarray):
+        return _from_array(item)
+    if isinstance(item, Tensor):
+        return _from_tensor(item)
+    raise ValueError(
+        f"lr is of type {type(item).__name__}; pass a path, PIL image, numpy array, tensor or a list of them"
+    )
+
+
+def _from_file(path: Path) -> Photo:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; pass an image file")
+    try:
+        # only the warning's text is kept back: the same limit is checked below, and raises
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+    except Image.UnidentifiedImageError as error:
+        found = "is empty" if path.stat().st_size == 0 else "is not an image that can be read"
+        raise ValueError(f"{path} {found}") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except DAMAGE as error:
+        raise ValueError(f"{path} cannot be read: {_first_line(error)}") from error
+    with image:
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and image.width * image.height > limit:
+            raise ValueError(
+                f"{path} is {image.width}x{image.height}, above the limit of {limit} pixels; "
+                "if the file is to be trusted, raise PIL.Image.MAX_IMAGE_PIXELS"
+            )
+        return _from_pil(image, str(path))
+
+
+def _from_pil(image: Image.Image, name: str) -> Photo:
+    if min(image.size) < 1:
+        raise ValueError(f"{name} is {image.width}x{image.height}: it has no pixels")
+    reduced = any(";16" in str(tile.args) for tile in getattr(image, "tile", []))  # 16-bit RGB, which Pillow cuts to 8
+    try:
+        image.load()
+        upright = _upright(image)
+        values = _channels(upright)
+    except DAMAGE as error:
+        raise ValueError(f"{name} cannot be read: {_first_line(error)}") from error
+    if reduced and values.dtype == np.uint8:
+        _warn_16_bit()
+    return _photo(_unit(torch.from_numpy(values).movedim(-1, 0), name), _metadata(upright, image.mode))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn the image as its EXIF orientation says and remove that tag; damaged EXIF is dropped."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except DAMAGE:
+        image = image.copy()
+        image.info.pop("exif", None)
+        return image
+
+
+def _metadata(image: Image.Image, mode: str) -> dict[str, Any]:
+    """Return what the file says beside its pixels, as far as it still holds and can be written; `mode`: of the file."""
+    metadata: dict[str, Any] = {}
+    try:
+        raw = image.info.get("exif", b"").removeprefix(EXIF_HEADER)
+        tags = Image.Exif()
+        tags.load(EXIF_HEADER + raw)
+        if tags:
+            metadata["exif"] = EXIF_HEADER + raw  # WebP and AVIF leave the header out, JPEG needs it
+    except DAMAGE:
+        pass
+    profile = image.info.get("icc_profile")
+    if profile and mode in RGB_PROFILE_MODES:  # elsewhere it describes CMYK or Lab numbers, not the RGB made of them
+        metadata["icc_profile"] = profile
+    dpi = image.info.get("dpi")
+    if dpi and all(math.isfinite(x) and x > 0 for x in dpi):
+        metadata["dpi"] = tuple(float(x) for x in dpi)
+    return metadata
+
+
+def _channels(image: Image.Image) -> np.ndarray:
+    """Return the pixels (h, w, C) of a PIL image: C = 1, 2 (grey + alpha), 3 or 4, uint8, uint16 or float32."""
+    if image.mode.startswith("I"):
+        values = np.array(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"values span [{values.min()}, {values.max()}], 16-bit images hold [0, 65535]")
+        return values.astype(np.uint16)[..., None]
+    if image.mode == "F":
+        return np.array(image)[..., None]
+    if image.mode in GREY_MODES:
+        image = image.convert("LA" if image.has_transparency_data else "L")
+    else:
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    values = np.array(image)
+    return values if values.ndim == 3 else values[..., None]
+
+
+def _from_array(array: np.ndarray) -> list[Photo]:
+    if array.ndim not in (2, 3, 4) or (array.ndim > 2 and array.shape[-1] not in (1, 3, 4)):
+        raise ValueError(
+            f"lr is an array of shape {array.shape}; pass (H, W), (H, W, C) or (N, H, W, C) with C = 1, 3 or 4"
+        )
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32)
+    elif array.dtype not in (np.uint8, np.uint16, np.bool_):
+        raise ValueError(f"lr is an array of {array.dtype}; pass uint8, or floats in [0, 1]")
+    values = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+    return _from_tensor(values if values.ndim == 2 else values.movedim(-1, -3))
+
+
+def _from_tensor(x: Tensor) -> list[Photo]:
+    if x.ndim not in (2, 3, 4) or (x.ndim > 2 and x.shape[-3] not in (1, 3, 4)):
+        raise ValueError(
+            f"lr is a tensor of shape {tuple(x.shape)}; pass (H, W), (C, H, W) or (N, C, H, W) with C = 1, 3 or 4"
+        )
+    if x.numel() == 0:
+        raise ValueError(f"lr is of shape {tuple(x.shape)}: it has no pixels")
+    x = x.detach().cpu()
+    batch = x.reshape(-1, x.shape[-3] if x.ndim > 2 else 1, *x.shape[-2:])
+    return [_photo(_unit(image, "lr"), {}) for image in batch]
+
+
+def _unit(x: Tensor, name: str) -> Tensor:
+    """Return `x` as float32 in [0, 1]."""
+    if x.dtype == torch.uint8:
+        return x.float() / 255
+    if x.dtype == torch.bool:
+        return x.float()
+    if x.dtype == torch.uint16:
+        _warn_16_bit()
+        return x.float() / 65535
+    if not x.is_floating_point():
+        raise ValueError(f"{name} is of {x.dtype}; pass uint8, or floats in [0, 1]")
+    x = x.float()
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{name} holds NaN or Inf")
+    low, high = x.min().item(), x.max().item()
+    if low < -FLOAT_TOLERANCE or high > 1 + FLOAT_TOLERANCE:
+        remedy = "divide by 255" if low >= 0 and high > 2 else "pass (x + 1) / 2" if -1.01 < low < 0 else "rescale it"
+        raise ValueError(f"{name} has floats in [{low:.4g}, {high:.4g}], expected [0, 1]; {remedy}")
+    return x.clamp(0, 1)
+
+
+def _photo(x: Tensor, metadata: dict[str, Any]) -> Photo:
+    """Split `x`, (C, h, w) in [0, 1] with C = 1, 2 (grey + alpha), 3 or 4, into a `Photo`."""
+    channels = x.shape[0]
+    colour = x[:3] if channels >= 3 else x[:1].expand(3, -1, -1)
+    alpha = x[-1:].clone() if channels in (2, 4) else None
+    return Photo(pixels=colour * 2 - 1, alpha=alpha, grey=channels < 3, metadata=metadata)
+
+
+def _warn_16_bit() -> None:
+    # constant text and place: Python shows it once, not once per image
+    warnings.warn("16-bit images are read, but the result has 8 bits per channel", UserWarning, stacklevel=2)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Map [-1, 1] to uint8, clamped and rounded half to even (ResShift, utils/util_image.py, tensor2img).
+
+    Raises ValueError for NaN or Inf, which would otherwise be written as black.
+    """
+    if not torch.isfinite(x).all():
+        raise ValueError("the image holds NaN or Inf; try dtype float32")
+    return (x.float() * 0.5 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def to_pil(pixels: Tensor, photo: Photo, alpha: Tensor | None = None) -> Image.Image:
+    """Make a PIL image: L or RGB as `photo` was, with alpha LA or RGBA; the metadata goes to its `info`.
+
+    Args:
+        pixels: (3, H, W) in [-1, 1]. Of a grey photo, the luma (BT.601) is taken.
+        photo: the input this is the result of.
+        alpha: (1, H, W) in [0, 1], or None for an opaque image.
+    """
+    if photo.grey:
+        pixels = LUMA_RED * pixels[:1].float() + LUMA_GREEN * pixels[1:2].float() + LUMA_BLUE * pixels[2:].float()
+    planes = [to_uint8(pixels)] + ([] if alpha is None else [to_uint8(alpha.to(pixels.device) * 2 - 1)])
+    values = torch.cat(planes).movedim(0, -1).cpu().contiguous().numpy()  # (H, W, C)
+    image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+    image.info.update(photo.metadata)
+    return image
+
+
+def to_tensor(pixels: Tensor, alpha: Tensor | None = None) -> Tensor:
+    """Map (3, H, W) in [-1, 1] to float32 (3, H, W) in [0, 1], or (4, H, W) with `alpha`, (1, H, W) in [0, 1]."""
+    x = (pixels.float() * 0.5 + 0.5).clamp(0, 1)
+    return x if alpha is None else torch.cat([x, alpha.to(x)])
+
+
+def to_numpy(pixels: Tensor, alpha: Tensor | None = None) -> np.ndarray:
+    """As `to_tensor`, but (H, W, 3 or 4) in numpy."""
+    return to_tensor(pixels, alpha).movedim(0, -1).cpu().contiguous().numpy()
+
+
+def save_image(image: Image.Image, path: str | os.PathLike[str], *, quality: int = 95, compress_level: int = 1) -> None:
+    """Write `image` whole or not at all: to a temporary name beside `path`, which is then renamed.
+
+    EXIF, ICC profile and DPI are taken from `image.info`.
+
+    Args:
+        path: its suffix names the format, see `resdiff.formats.FORMATS`.
+        quality: 1 to 100, of JPEG, WebP and AVIF.
+        compress_level: 0 to 9, of PNG. 1 is four times faster than zlib's default, and the files are little larger.
+
+    Raises:
+        ValueError: unknown suffix, or a transparent image for a format without transparency.
+        OSError: the folder does not exist, is full or not writable.
+    """
+    path = Path(path)
+    format_name = format_of(path)
+    check_transparency(path, image.has_transparency_data)
+    options: dict[str, Any] = {key: image.info[key] for key in ("exif", "icc_profile", "dpi") if image.info.get(key)}
+    if format_name == "PNG":
+        options["compress_level"] = compress_level
+    elif format_name not in ("TIFF", "BMP"):  # TIFF stays uncompressed: libtiff, which compresses, cannot write EXIF
+        options["quality"] = quality
+    if format_name == "JPEG":
+        options["subsampling"] = "4:4:4"  # anything else halves the colour resolution just gained
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            image.save(file, format=format_name, **options)
+        os.replace(temporary, path)
+    except BaseException:  # KeyboardInterrupt too must leave nothing behind
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise

@@ -1,0 +1,1 @@
+"""Image quality metrics: a function each, with its protocol named."""

@@ -1,0 +1,1 @@
+"""Networks, one architecture per file. Module paths are written into saved pipelines: public API."""

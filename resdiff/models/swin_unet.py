@@ -1,0 +1,330 @@
+"""SwinUNet: the denoising network of ResShift (2307.12348, 2403.07319) and SinSR (2311.14760).
+
+Reference: UNetModelSwin of zsyOAOA/ResShift and wyf0912/SinSR models/unet.py. Constructor arguments and parameter names
+are the reference's, so its state dicts load as they are, except for the buffers `attn_mask` and
+`relative_position_index`, which are computed here. `lq_size` tells the two families apart (see `SwinUNet`).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from resdiff.models.norm import GroupNorm32
+from resdiff.models.swin import SwinLayer
+
+
+def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
+    """Embed timesteps (B,) as [cos | sin] of t * exp(-ln(10000) i / half), (B, dim) float32; zero column if odd."""
+    half = dim // 2
+    index = torch.arange(half, dtype=torch.float32, device=timesteps.device)
+    angles = timesteps.float()[:, None] * torch.exp(-math.log(10000) * index / half)
+    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=-1), (0, dim % 2))
+
+
+class Upsample(nn.Module):
+    """Nearest x2, then a 3x3 convolution if `learnt`."""
+
+    def __init__(self, channels: int, learnt: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if learnt else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Downsample(nn.Module):
+    """Halve the resolution by a 3x3 convolution of stride 2 if `learnt`, else by averaging."""
+
+    def __init__(self, in_channels: int, out_channels: int, learnt: bool) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1) if learnt else nn.AvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class ResBlock(nn.Module):
+    """Residual block modulated by the time embedding; `resize` acts on both branches, before the first convolution."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        emb_dim: int,
+        dropout: float,
+        use_scale_shift_norm: bool,  # the embedding scales and shifts the second norm; False: it is added before it
+        resize: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.use_scale_shift_norm = use_scale_shift_norm
+        self.resize = resize
+        self.in_layers = nn.Sequential(
+            GroupNorm32(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(
+            nn.SiLU(), nn.Linear(emb_dim, 2 * out_channels if use_scale_shift_norm else out_channels)
+        )
+        self.out_layers = nn.Sequential(
+            GroupNorm32(out_channels),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        )
+        for parameter in self.out_layers[-1].parameters():
+            nn.init.zeros_(parameter)
+        changes = in_channels != out_channels
+        self.skip_connection = nn.Conv2d(in_channels, out_channels, 1) if changes else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        norm_in, act_in, conv_in = self.in_layers
+        h = act_in(norm_in(x))
+        if self.resize is not None:
+            h, x = self.resize(h), self.resize(x)
+        h = conv_in(h)
+
+        emb = self.emb_layers(emb)[:, :, None, None]
+        norm_out, *rest = self.out_layers
+        if self.use_scale_shift_norm:
+            scale, shift = emb.chunk(2, dim=1)
+            h = torch.addcmul(shift, norm_out(h), 1 + scale)
+        else:
+            h = norm_out(h + emb)
+        for layer in rest:
+            h = layer(h)
+        return self.skip_connection(x) + h
+
+
+class Stage(nn.ModuleList):
+    """Layers run in order; residual blocks also get the time embedding. `skip` is concatenated to the input."""
+
+    def forward(self, h: Tensor, emb: Tensor, skip: Tensor | None = None) -> Tensor:
+        if skip is not None:
+            h = torch.cat([h, skip], dim=1)
+        for layer in self:
+            h = layer(h, emb) if isinstance(layer, ResBlock) else layer(h)
+        return h
+
+
+def condition_features(image_size: int, lq_size: int, cond_lq: bool, cond_mask: bool) -> tuple[nn.Sequential, int]:
+    """Build the network that brings the LR image (and mask) to the latent's size, and count the channels it adds.
+
+    One stage per halving: conv3x3, SiLU, strided conv3x3, widths 16 -> 32 -> ... None if the sizes are equal.
+    """
+    lq_channels = 4 if cond_mask else 3
+    if cond_lq and lq_size == image_size:
+        return nn.Sequential(), lq_channels
+    stages = max(int(math.log2(lq_size / image_size)), 0)
+    if cond_lq and lq_size != image_size * 2**stages:
+        raise ValueError(f"lq_size is {lq_size}; it must be image_size ({image_size}) times a power of two")
+    layers: list[nn.Module] = []
+    for width in [16 * 2**i for i in range(stages)]:
+        layers += [nn.Conv2d(lq_channels, width, 3, padding=1), nn.SiLU(), Downsample(width, 2 * width, learnt=True)]
+        lq_channels = 2 * width
+    # The channels are counted without cond_lq too, and must then come with x: as in the reference, changes shapes.
+    return nn.Sequential(*layers), 16 * 2**stages
+
+
+def latent_size_multiple(image_size: int, levels: int, attention_resolutions: Sequence[int], window_size: int) -> int:
+    """Sides of the latent must be multiples of this for whole windows at every level with a Swin layer."""
+    multiple = 2 ** (levels - 1)
+    for level in range(levels):
+        side = image_size // 2**level
+        if side in attention_resolutions or level == levels - 1:  # the middle block always has one
+            multiple = math.lcm(multiple, min(window_size, side) * 2**level)
+    return multiple
+
+
+class SwinUNet(ModelMixin, ConfigMixin):
+    """UNet with one Swin layer per level that maps a scaled noisy latent, a timestep and the LR image to a latent.
+
+    The defaults are the published ResShift x4 networks (118,593,583 parameters) but for `lq_size`.
+
+    Raises:
+        ValueError: the settings contradict each other, or widths do not fit 32 norm groups.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["Stage"]
+    _repeated_blocks: ClassVar[list[str]] = ["ResBlock", "SwinBlock"]
+    _skip_layerwise_casting_patterns: ClassVar[list[str]] = ["norm", "time_embed", r"^input_blocks\.0", r"^out\."]
+
+    @register_to_config
+    def __init__(
+        self,
+        image_size: int = 64,  # side of the latent in training; decides where Swin windows are clipped
+        in_channels: int = 3,
+        model_channels: int = 160,
+        out_channels: int = 3,
+        num_res_blocks: int | Sequence[int] = (2, 2, 2, 2),  # per level
+        attention_resolutions: Sequence[int] = (64, 32, 16, 8),  # latent sides (not factors) that get a Swin layer
+        channel_mult: Sequence[float] = (1, 2, 2, 4),  # per level, times model_channels
+        dropout: float = 0.0,
+        conv_resample: bool = True,  # False: average pooling and plain nearest instead of convolutions
+        num_heads: int = 1,  # used when num_head_channels is -1
+        num_head_channels: int = 32,
+        use_scale_shift_norm: bool = True,
+        resblock_updown: bool = False,  # resample inside residual blocks
+        swin_depth: int = 2,
+        swin_embed_dim: int = 192,
+        window_size: int = 8,
+        mlp_ratio: float = 4.0,
+        patch_norm: bool = False,
+        cond_lq: bool = True,
+        cond_mask: bool = False,  # an inpainting mask follows the LR image
+        lq_size: int | None = None,  # side of the LR input in training; None: SinSR, in_channels counts the condition
+    ) -> None:
+        super().__init__()
+        levels = len(channel_mult)
+        blocks = [num_res_blocks] * levels if isinstance(num_res_blocks, int) else list(num_res_blocks)
+        if len(blocks) != levels:
+            raise ValueError(f"num_res_blocks is {blocks} but channel_mult has {levels} levels; give one per level")
+        if image_size % 2 ** (levels - 1):
+            raise ValueError(f"image_size is {image_size}; {levels} levels need a multiple of {2 ** (levels - 1)}")
+        if cond_mask and (lq_size is None or not cond_lq):
+            raise ValueError("cond_mask is True; a mask needs cond_lq=True and lq_size")
+
+        widths = [int(mult * model_channels) for mult in channel_mult]
+        self.model_channels, emb_dim = model_channels, 4 * model_channels
+        heads = num_heads if num_head_channels == -1 else swin_embed_dim // num_head_channels
+        if heads < 1:
+            raise ValueError(
+                f"num_heads {num_heads}, num_head_channels {num_head_channels} and swin_embed_dim {swin_embed_dim} give "
+                "no attention head; lower num_head_channels or set it to -1 and num_heads to at least 1"
+            )
+
+        def resblock(channels: int, width: int, resize: nn.Module | None = None) -> ResBlock:
+            return ResBlock(channels, width, emb_dim, dropout, use_scale_shift_norm, resize)
+
+        def swin(width: int, side: int) -> SwinLayer:
+            return SwinLayer(width, swin_embed_dim, heads, swin_depth, side, window_size, mlp_ratio, patch_norm)
+
+        self.time_embed = nn.Sequential(nn.Linear(model_channels, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
+
+        # Condition
+        self.cond_lq, self.cond_mask = cond_lq, cond_mask
+        self.has_features = lq_size is not None  # False: SinSR
+        condition_channels = 0
+        self.feature_extractor = nn.Sequential()
+        if lq_size is not None:
+            self.feature_extractor, condition_channels = condition_features(image_size, lq_size, cond_lq, cond_mask)
+        self.lq_factor = 2 ** (len(self.feature_extractor) // 3)  # LR side over latent side
+
+        # Encoder
+        channels, side = widths[0], image_size
+        skips = [channels]
+        self.input_blocks = nn.ModuleList(
+            [Stage([nn.Conv2d(in_channels + condition_channels, channels, 3, padding=1)])]
+        )
+        for level, width in enumerate(widths):
+            for i in range(blocks[level]):
+                layers: list[nn.Module] = [resblock(channels, width)]
+                if i == 0 and side in attention_resolutions:
+                    layers.append(swin(width, side))
+                self.input_blocks.append(Stage(layers))
+                channels = width
+                skips.append(channels)
+            if level < levels - 1:
+                down = (
+                    resblock(channels, channels, Downsample(channels, channels, learnt=False))
+                    if resblock_updown
+                    else Downsample(channels, channels, learnt=conv_resample)
+                )
+                self.input_blocks.append(Stage([down]))
+                skips.append(channels)
+                side //= 2
+
+        # Middle
+        self.middle_block = Stage([resblock(channels, channels), swin(channels, side), resblock(channels, channels)])
+
+        # Decoder
+        self.output_blocks = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            for i in range(blocks[level] + 1):
+                layers = [resblock(channels + skips.pop(), width)]
+                channels = width
+                if i == 0 and side in attention_resolutions:
+                    layers.append(swin(width, side))
+                if level > 0 and i == blocks[level]:
+                    layers.append(
+                        resblock(channels, channels, Upsample(channels, learnt=False))
+                        if resblock_updown
+                        else Upsample(channels, learnt=conv_resample)
+                    )
+                    side *= 2
+                self.output_blocks.append(Stage(layers))
+
+        self.out = nn.Sequential(GroupNorm32(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.gradient_checkpointing = False
+        self.size_multiple = latent_size_multiple(image_size, levels, attention_resolutions, window_size)
+
+    def _concat_condition(self, x: Tensor, lq: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Concatenate the features of `lq` (and `mask`) to `x`, (B, conv_in channels, h, w)."""
+        if (lq is not None) != self.cond_lq:
+            raise ValueError(
+                f"lq is {'given' if lq is not None else 'None'} but the network has cond_lq={self.cond_lq}"
+            )
+        if (mask is not None) != self.cond_mask:
+            given = "given" if mask is not None else "None"
+            raise ValueError(f"mask is {given} but the network has cond_mask={self.cond_mask}")
+        if lq is None:
+            return x
+        features = lq.to(x.dtype)
+        if not self.has_features:
+            if lq.shape[-2] > x.shape[-2]:
+                features = F.pixel_unshuffle(features, 2)
+            elif lq.shape[-2:] != x.shape[-2:]:
+                features = F.interpolate(features, scale_factor=4.0, mode="nearest")
+        else:
+            if mask is not None:
+                features = torch.cat([features, mask.to(x.dtype)], dim=1)
+            features = self.feature_extractor(features)
+        if features.shape[-2:] != x.shape[-2:]:
+            sides = str(self.lq_factor) if self.has_features else "1, 2 or 1/4"
+            raise ValueError(
+                f"lq is {tuple(lq.shape[-2:])} for a latent of {tuple(x.shape[-2:])}; its sides must be {sides} times "
+                "the latent's"
+            )
+        return torch.cat([x, features], dim=1)
+
+    def forward(self, x: Tensor, timesteps: Tensor, lq: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Predict the network target (x_0 for every published checkpoint).
+
+        Args:
+            x: noisy latent, already scaled by the scheduler, (B, in_channels, h, w); h and w multiples of
+                `size_multiple`.
+            timesteps: indices 0..T-1 of the full schedule, (B,), int or float.
+            lq: LR image in [-1, 1], (B, 3, h * lq_factor, w * lq_factor). SinSR (`lq_size=None`): as large as x; twice
+                as large (then pixel-unshuffled to 12 channels); or a quarter (then upsampled, nearest).
+            mask: inpainting mask in [-1, 1], 1 = unknown, (B, 1, ...) of the size of `lq`; with `cond_mask` only.
+
+        Returns:
+            (B, out_channels, h, w) in the dtype of x.
+
+        Raises:
+            ValueError: h or w is not a multiple of `size_multiple`, or lq or mask do not fit the network.
+        """
+        if x.shape[-2] % self.size_multiple or x.shape[-1] % self.size_multiple:
+            raise ValueError(
+                f"x is {x.shape[-2]}x{x.shape[-1]}; pad both sides to multiples of {self.size_multiple} (window size)"
+            )
+        emb = self.time_embed(sinusoidal_embedding(timesteps, self.model_channels).to(x.dtype))
+        h = self._concat_condition(x, lq, mask)
+        skips = []
+        for stage in self.input_blocks:
+            h = self._run(stage, h, emb)
+            skips.append(h)
+        h = self._run(self.middle_block, h, emb)
+        for stage in self.output_blocks:
+            h = self._run(stage, h, emb, skips.pop())
+        return self.out(h)
+
+    def _run(self, stage: nn.Module, *args: Tensor) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(stage, *args)
+        return stage(*args)

@@ -1,0 +1,1 @@
+"""Thin diffusers schedulers over `resdiff.diffusion`."""

@@ -1,0 +1,146 @@
+"""Tiles: a function on images becomes a function on images of any size.
+
+`Chop` is the published inference of ResShift (utils/util_image.py `ImageSpliterTh`): plain averaging. `Smooth` weights
+tiles so that no seam shows: nothing within `halo` of an inner edge, then a linear ramp; where the halo covers a
+network's receptive field the result is exactly the untiled one.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PUBLISHED_STRIDES = {512: 448, 256: 224, 64: 48}
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of the low-resolution canvas, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def crop(self, x: Tensor, scale: int = 1) -> Tensor:
+        """Return this rectangle of x (..., H, W), a canvas `scale` times as large."""
+        rows = slice(self.top * scale, (self.top + self.height) * scale)
+        return x[..., rows, self.left * scale : (self.left + self.width) * scale]
+
+
+@dataclass(frozen=True)
+class Chop:
+    """Published tiling: `size` and `stride` in LR pixels of a x4 model (scaled by 4 // scale for others), averaged."""
+
+    size: int = 512
+    stride: int | None = None  # None: the published one for this size, else 7/8 of it
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or not 1 <= self.step <= self.size:
+            raise ValueError(f"tile size {self.size} and stride {self.stride}: need 1 <= stride <= size")
+
+    @property
+    def step(self) -> int:
+        """Distance of two tiles."""
+        return self.stride if self.stride is not None else PUBLISHED_STRIDES.get(self.size, max(1, self.size * 7 // 8))
+
+    def at_scale(self, scale: int) -> "Chop":
+        """Return the tiling for a model of another scale, as the published script does it."""
+        factor = max(1, 4 // scale)
+        return Chop(self.size * factor, self.step * factor)
+
+
+@dataclass(frozen=True)
+class Smooth:
+    """Overlapping weighted tiles of `size` LR pixels; `halo` pixels at inner edges are computed and thrown away."""
+
+    size: int
+    overlap: int
+    halo: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= 2 * self.halo <= self.overlap < self.size):
+            raise ValueError(
+                f"tile size {self.size} is too small for an overlap of {self.overlap} with a halo of {self.halo}; "
+                f"use at least {max(self.overlap, 2 * self.halo) + 1}"
+            )
+
+    @property
+    def step(self) -> int:
+        """Distance of two tiles."""
+        return self.size - self.overlap
+
+
+def parse_chop(text: str) -> Chop | None:
+    """Return the published tiling that "reference", "reference:256" or "reference:256:224" names; None for other text."""
+    name, *numbers = text.split(":")
+    if name != "reference" or len(numbers) > 2 or not all(n.isdecimal() for n in numbers):
+        return None
+    return Chop(*map(int, numbers))
+
+
+def starts(length: int, size: int, stride: int) -> list[int]:
+    """Return where tiles begin along one side: every `stride`, the last ones moved back inside, each once."""
+    if length <= size:
+        return [0]
+    return list(dict.fromkeys(min(start, length - size) for start in range(0, length, stride)))
+
+
+def boxes(height: int, width: int, size: int, stride: int) -> list[Box]:
+    """Return the tiles of a canvas in raster order; a side shorter than `size` is spanned whole."""
+    rows, columns = starts(height, size, stride), starts(width, size, stride)
+    return [Box(top, left, min(size, height), min(size, width)) for top in rows for left in columns]
+
+
+def tiled(
+    fn: Callable[[Tensor, list[Box]], Tensor],
+    x: Tensor,  # (B, C, H, W)
+    tiling: Chop | Smooth,
+    scale: int = 1,  # output pixels per pixel of x
+    tile_batch: int = 1,  # tiles per call of fn, stacked along the batch (tile-major)
+) -> Tensor:
+    """Apply `fn(tiles, their boxes)` to the tiles of x and join the results, (B, C', H scale, W scale).
+
+    `fn` gets `len(boxes) * B` images and returns as many, each side `scale` times as long.
+    """
+    height, width = x.shape[-2:]
+    weights = x.new_zeros(height * scale, width * scale, dtype=torch.float32)
+    total: Tensor | None = None  # made when the first result tells its channels
+    for group in grouped(boxes(height, width, tiling.size, tiling.step), tile_batch):
+        results = fn(torch.cat([box.crop(x) for box in group]), group)
+        if total is None:
+            total = results.new_zeros(len(x), results.shape[1], height * scale, width * scale)
+        for box, result in zip(group, results.split(len(x)), strict=True):
+            weight = window(box, tiling, height, width, scale).to(result)
+            box.crop(total, scale).add_(result * weight)
+            box.crop(weights, scale).add_(weight)
+    if total is None:
+        raise ValueError(f"x of shape {tuple(x.shape)} has no pixel to tile")
+    return total / weights
+
+
+def grouped(items: list[Box], size: int) -> Iterator[list[Box]]:
+    """Yield consecutive groups of at most `size`."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def window(box: Box, tiling: Chop | Smooth, height: int, width: int, scale: int) -> Tensor:
+    """Return the weight of each output pixel of a tile, (h scale, w scale), float32."""
+    if isinstance(tiling, Chop):
+        return torch.ones(box.height * scale, box.width * scale)
+    rows = ramp(box.height * scale, box.top > 0, box.top + box.height < height, tiling, scale)
+    columns = ramp(box.width * scale, box.left > 0, box.left + box.width < width, tiling, scale)
+    return rows[:, None] * columns
+
+
+def ramp(length: int, before: bool, after: bool, tiling: Smooth, scale: int) -> Tensor:
+    """Return weights along one side; `before` and `after` say whether a neighbour overlaps there."""
+    position = torch.arange(length) + 0.5
+    rise = max(1, (tiling.overlap - 2 * tiling.halo) * scale)
+    weight = torch.ones(length)
+    for present, distance in ((before, position), (after, length - position)):
+        if present:
+            weight = torch.minimum(weight, ((distance - tiling.halo * scale) / rise).clamp(0, 1))
+    return weight

@@ -1,0 +1,200 @@
+"""Compare resdiff with tensors recorded from the published implementations.
+
+    python tests/conformance/run.py DIR...                     every case in the folders (or files) given
+    python tests/conformance/run.py DIR --kind "resshift/*"    only these kinds
+    python tests/conformance/run.py DIR --json report.json     also as JSON ("-": on stdout, the lines on stderr)
+
+Prints a line for each case, `PASS|FAIL|SKIP kind file max_error tolerance compared/total`, then the counts. The error is
+that of the tensor nearest to its tolerance (`case.py` has the rules). Exits with 1 when a case failed, 2 when there is
+nothing to run. Skipped are the kinds of families that resdiff does not have; a kind that nobody knows fails.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # the handlers lie beside this script and are no package
+
+import colour
+import diffusion
+import networks
+import sampling
+from case import Handler, Tolerance, Tolerances, judge, read_case, read_kind
+
+FORWARD: Tolerances = {"*": Tolerance(1e-4)}
+LOOP: Tolerances = {"*": Tolerance(2e-4)}
+LOSSES: Tolerances = {
+    "term/*": Tolerance(1e-3, relative=True),
+    "grad_*": Tolerance(1e-3, relative=True),
+    "*": Tolerance(2e-4),
+}
+
+KINDS: dict[str, tuple[Handler, Tolerances]] = {
+    "resshift/diffusion": (diffusion.process, FORWARD),
+    "resshift/chop": (diffusion.chop, FORWARD),
+    "resshift/unet": (networks.unet, FORWARD),
+    "resshift/swin_layer": (networks.swin_layer, FORWARD),
+    "resshift/sinsr_unet": (networks.sinsr_unet, FORWARD),
+    "resshift/vq": (networks.vq, FORWARD),
+    "resshift/pipeline": (sampling.pipeline, LOOP),
+    "resshift/sinsr_sampling": (sampling.sinsr_sampling, LOOP),
+    "resshift/sinsr_distill": (sampling.sinsr_distill, LOSSES),
+    "stablesr/color_adain": (colour.color_adain, FORWARD),
+    "stablesr/color_wavelet": (colour.color_wavelet, FORWARD),
+    "stablesr/color_pil": (colour.color_pil, FORWARD),
+    "seesr/color_fix": (colour.color_fix, FORWARD),
+}
+NOT_BUILT: dict[str, str] = {  # kinds of each family that does not exist yet
+    "seesr": "unet controlnet loop tile_blend gaussian_weights tiled_vae ram",
+    "stablesr": "spade resblock_dual struct_encoder unet cfw_block autoencoder_cfw text_encoder schedule loop_ddpm "
+    "loop_ddim canvas gaussian_weights image_tiles pipeline",
+    "addsr": "student_loop time_adaptive_weights discriminator dinov2 diffaugment distill_losses",
+    "degradation": "kernels filter2d_usm resize noise diffjpeg pipeline pair_pool face_pipeline",
+    "metrics": "full_reference lpips dists clipiqa clipiqa_plus fid",
+}
+PARTS = "stablesr/part"  # weights of other cases, not a case
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the report."""
+
+    status: str  # PASS, FAIL or SKIP
+    kind: str
+    file: str
+    error: float = math.nan
+    tolerance: float = math.nan
+    compared: int = 0
+    total: int = 0
+    reason: str = ""
+    left_out: dict[str, str] | None = None  # tensor -> why the handler does not give it
+
+    def line(self) -> str:
+        """Return the line of this case; a reason follows where it did not pass."""
+        fields = [self.status, self.kind, self.file, f"{self.error:.2e}", f"{self.tolerance:.0e}"]
+        return " ".join([*fields, f"{self.compared}/{self.total}", self.reason]).rstrip()
+
+
+def one_line(error: Exception) -> str:
+    """Return an exception as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def vector_files(path: Path) -> list[Path]:
+    """Return the vector files of a folder and all below it, sorted, or the one file that `path` is."""
+    return sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+
+
+def kind_of(path: Path) -> str:
+    """Return the kind of a file, "?" where it cannot be read: running it will say why."""
+    try:
+        return read_kind(path)
+    except Exception:  # safetensors has no common base for what it raises on a damaged file
+        return "?"
+
+
+def run_file(path: Path, kind: str) -> Result:
+    """Run one case. Nothing is raised: whatever goes wrong inside is a failure of the case."""
+    if is_not_built(kind):
+        return Result("SKIP", kind, str(path), reason="this family does not exist yet")
+    compared = total = 0
+    try:
+        case = read_case(path)
+        total = len(case.expected)
+        if kind not in KINDS:
+            raise ValueError(f"kind {kind} is unknown to this runner")
+        handler, tolerances = KINDS[kind]
+        verdict = judge(handler(case), case.expected, tolerances)
+    except Exception as error:  # a handler may fail in any way, and the other cases still have to run
+        return Result("FAIL", kind, str(path), compared=compared, total=total, reason=one_line(error))
+    return Result(
+        status="FAIL" if verdict.problem else "PASS",
+        kind=kind,
+        file=str(path),
+        error=verdict.error,
+        tolerance=verdict.limit,
+        compared=verdict.compared,
+        total=verdict.total,
+        reason=verdict.problem,
+        left_out=verdict.left_out or None,
+    )
+
+
+def is_not_built(kind: str) -> bool:
+    """Say whether a kind belongs to a family that does not exist yet."""
+    system, _, name = kind.partition("/")
+    return name in NOT_BUILT.get(system, "").split()
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="folders (searched recursively) or files")
+    parser.add_argument("--kind", default="*", metavar="PATTERN", help='only kinds that fit, e.g. "resshift/*"')
+    parser.add_argument("--json", metavar="PATH", help='write the results as JSON; "-" for stdout')
+    return parser.parse_args(arguments)
+
+
+def find_cases(paths: Sequence[Path], pattern: str) -> dict[Path, str]:
+    """Return file -> kind of all cases, in order; damaged files are cases of kind "?" whatever the pattern.
+
+    Raises ValueError for a path that does not exist or has no case.
+    """
+    cases: dict[Path, str] = {}
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"{path} does not exist")
+        kinds = {file: kind_of(file) for file in vector_files(path)}
+        found = {file: kind for file, kind in kinds.items() if kind == "?" or fnmatchcase(kind, pattern)}
+        found = {file: kind for file, kind in found.items() if kind != PARTS}
+        if not found:
+            raise ValueError(f"{path} has no vector file (*.safetensors) of a kind that fits {pattern!r}")
+        known = {file.resolve() for file in cases}
+        cases |= {file: kind for file, kind in found.items() if file.resolve() not in known}
+    return cases
+
+
+def as_json(results: Sequence[Result]) -> str:
+    """Return the results as JSON; a number that does not exist is null."""
+    rows = [
+        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(result).items()}
+        for result in results
+    ]
+    return json.dumps({"cases": rows, **counts(results)}, indent=2)
+
+
+def counts(results: Sequence[Result]) -> dict[str, int]:
+    """Return how many cases passed, failed and were skipped."""
+    statuses = [result.status for result in results]
+    return {"passed": statuses.count("PASS"), "failed": statuses.count("FAIL"), "skipped": statuses.count("SKIP")}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    args = parse_args(arguments)
+    try:
+        cases = find_cases(args.paths, args.kind)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    results = []
+    with contextlib.redirect_stdout(sys.stderr) if args.json == "-" else contextlib.nullcontext():
+        for path, kind in cases.items():
+            results.append(run_file(path, kind))
+            print(results[-1].line(), flush=True)
+        print(", ".join(f"{count} {status}" for status, count in counts(results).items()))
+    if args.json == "-":
+        print(as_json(results))
+    elif args.json:
+        Path(args.json).write_text(as_json(results) + "\n")
+    return 1 if counts(results)["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The bundled model's network."""
+
+import pytest
+import torch
+
+from resdiff.models.pixel_unet import PixelUNet
+
+
+def tiny(seed: int = 0, **kwargs) -> PixelUNet:
+    torch.manual_seed(seed)
+    unet = PixelUNet(**{"channels": (8, 12, 16), "num_blocks": (1, 1, 1), "embed_dim": 16} | kwargs)
+    for parameter in unet.parameters():  # zero-initialised layers would hide half of the network
+        torch.nn.init.normal_(parameter, std=0.1)
+    return unet.eval()
+
+
+def inputs(height: int = 16, width: int = 24, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, 3, 4 * height, 4 * width, generator=g)
+    return x, torch.arange(batch), torch.randn(batch, 3, height, width, generator=g)
+
+
+def test_an_untrained_network_predicts_no_residual() -> None:
+    assert PixelUNet(channels=(8, 16), num_blocks=(1, 1))(*inputs()).abs().max() == 0
+
+
+def test_the_output_has_the_size_of_the_noisy_image_and_depends_on_every_input() -> None:
+    unet, (x, t, lq) = tiny(), inputs()
+    out = unet(x, t, lq)
+    assert out.shape == x.shape
+    for other in (unet(x + 0.1, t, lq), unet(x, t + 1, lq), unet(x, t, lq + 0.1)):
+        assert not torch.allclose(out, other)
+
+
+@torch.no_grad()
+def test_a_batch_equals_its_images_alone() -> None:
+    unet, (x, t, lq) = tiny(), inputs()
+    singles = torch.cat([unet(x[i : i + 1], t[i : i + 1], lq[i : i + 1]) for i in range(2)])
+    torch.testing.assert_close(unet(x, t, lq), singles, atol=1e-5, rtol=1e-5)
+
+
+def test_nothing_beyond_the_receptive_radius_changes_an_output_pixel() -> None:
+    unet = tiny().double()
+    radius = unet.receptive_radius
+    size = 2 * radius + 8
+    size += -size % unet.size_multiple
+    lq = torch.randn(1, 3, size, size, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 3, 4 * size, 4 * size, dtype=torch.float64, requires_grad=True)
+    centre = size // 2
+    out = unet(x, torch.zeros(1), lq)
+    out[..., 4 * centre : 4 * centre + 4, 4 * centre : 4 * centre + 4].sum().backward()
+    rows = torch.nonzero(lq.grad.abs().sum(dim=(0, 1, 3)))
+    assert centre - radius <= int(rows.min()) and int(rows.max()) <= centre + radius
+    assert int(rows.max()) - int(rows.min()) > radius  # the bound is not idle
+    rows = torch.nonzero(x.grad.abs().sum(dim=(0, 1, 3))) // 4
+    assert centre - radius <= int(rows.min()) and int(rows.max()) <= centre + radius
+
+
+def test_it_saves_and_loads(tmp_path) -> None:
+    unet, sample = tiny(), inputs()
+    unet.save_pretrained(tmp_path)
+    torch.testing.assert_close(PixelUNet.from_pretrained(tmp_path)(*sample), unet(*sample))
+
+
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    unet, (x, t, lq) = tiny().train(), inputs()
+    unet(x, t, lq).square().mean().backward()
+    plain = [p.grad.clone() for p in unet.parameters()]
+    unet.zero_grad()
+    unet.enable_gradient_checkpointing()
+    unet(x, t, lq).square().mean().backward()
+    for a, b in zip(plain, unet.parameters(), strict=True):
+        torch.testing.assert_close(a, b.grad)
+
+
+def test_half_precision_stays_near_float32() -> None:
+    unet, (x, t, lq) = tiny(), inputs()
+    full = unet(x, t, lq)
+    half = unet.to(torch.bfloat16)(x.bfloat16(), t, lq.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - full).abs().max() < 0.05 * full.abs().max()
+
+
+def test_wrong_sizes_and_masks_are_refused() -> None:
+    unet, (x, t, lq) = tiny(), inputs()
+    with pytest.raises(ValueError, match="multiples of 4"):
+        unet(x[..., :60], t, lq[..., :15])
+    with pytest.raises(ValueError, match="mask"):
+        unet(x, t, lq, lq[:, :1])
+    with pytest.raises(ValueError, match="same number of levels"):
+        PixelUNet(channels=(8, 16), num_blocks=(1,))

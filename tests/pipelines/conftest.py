@@ -1,0 +1,82 @@
+"""Tiny pipelines with random weights, one per kind of the family."""
+
+import pytest
+import torch
+from resdiff.pipelines.resshift import ResShiftPipeline
+
+from resdiff.models.pixel_unet import PixelUNet
+from resdiff.models.swin_unet import SwinUNet
+from resdiff.models.vq import VQAutoencoder
+from resdiff.schedulers.resshift import ResShiftScheduler
+
+
+def randomise(module: torch.nn.Module, std: float = 0.08) -> torch.nn.Module:
+    """Give zero-initialised layers something to say."""
+    for name, parameter in module.named_parameters():
+        if name.endswith("weight") and parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=std)
+    return module.eval()
+
+
+def pixel_pipeline() -> ResShiftPipeline:
+    torch.manual_seed(0)
+    unet = PixelUNet(channels=(8, 12), num_blocks=(1, 1), embed_dim=16)
+    scheduler = ResShiftScheduler(
+        num_train_timesteps=4,
+        min_noise_level=0.0316,
+        etas_end=1.0,
+        kappa=0.25,
+        prediction_type="residual",
+        data_var=0.25,
+        respacing="trailing",
+    )
+    return quiet(ResShiftPipeline(randomise(unet), None, scheduler, padding_multiple=2, upsampling="pil"))
+
+
+def latent_pipeline(scale: int = 4, mask: bool = False) -> ResShiftPipeline:
+    torch.manual_seed(0)
+    unet = SwinUNet(
+        image_size=16,
+        model_channels=32,
+        num_res_blocks=(1,),
+        channel_mult=(1,),
+        attention_resolutions=(16,),
+        num_head_channels=16,
+        swin_embed_dim=32,
+        window_size=4,
+        mlp_ratio=2,
+        lq_size=16 * 4 // scale,
+        cond_mask=mask,
+    )
+    vae = VQAutoencoder(ch=32, ch_mult=(1, 1, 1), num_res_blocks=1, n_embed=32)
+    scheduler = ResShiftScheduler(num_train_timesteps=4, min_noise_level=0.2)
+    return quiet(ResShiftPipeline(randomise(unet), randomise(vae), scheduler, scale, padding_multiple=16 * 4 // scale))
+
+
+def quiet(pipe: ResShiftPipeline) -> ResShiftPipeline:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def pixel() -> ResShiftPipeline:
+    """The bundled model's kind: pixels, no autoencoder."""
+    return pixel_pipeline()
+
+
+@pytest.fixture(scope="module")
+def latent() -> ResShiftPipeline:
+    """The published kind: Swin UNet in the latent space of a VQ autoencoder."""
+    return latent_pipeline()
+
+
+@pytest.fixture(scope="module")
+def inpainting() -> ResShiftPipeline:
+    """The published inpainting kind: x1, mask input."""
+    return latent_pipeline(scale=1, mask=True)
+
+
+@pytest.fixture(params=["pixel", "latent"])
+def pipe(request) -> ResShiftPipeline:
+    """Each super-resolution kind in turn."""
+    return request.getfixturevalue(request.param)

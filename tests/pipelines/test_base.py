@@ -1,0 +1,219 @@
+"""What every pipeline's call does: inputs, seeds, batches, sizes, outputs, errors. Runs over the kinds of the family."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from resdiff.pipelines import SRPipeline
+from resdiff.pipelines.base import same_size_batches, scaled_size
+
+from resdiff.noise import SeededNoise
+from resdiff.resize import bicubic
+from resdiff.tiling import Smooth
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def photo(height: int = 13, width: int = 18, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_every_way_to_pass_one_image_gives_the_same_result(pipe, tmp_path) -> None:
+    array = photo()
+    Image.fromarray(array).save(tmp_path / "a.png")
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    ways = [
+        array,
+        array[None],
+        array.astype(np.float32) / 255,
+        Image.fromarray(array),
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        tensor,
+        tensor[None].float() / 255,
+        [array],
+    ]
+    results = [np.asarray(pipe(way, generator=seeded()).images[0]) for way in ways]
+    assert results[0].shape == (52, 72, 3)
+    assert all(np.array_equal(result, results[0]) for result in results)
+
+
+def test_a_batch_gives_the_images_that_singles_give(pipe) -> None:
+    photos = [photo(seed=i) for i in range(3)]
+    together = pipe(photos, generator=seeded()).images
+    g = seeded()
+    alone = [pipe(p, generator=g).images[0] for p in photos]
+    listed = pipe(photos, generator=[seeded(i) for i in range(3)]).images
+    listed_alone = [pipe(p, generator=seeded(i)).images[0] for i, p in enumerate(photos)]
+    for a, b in zip(together + listed, alone + listed_alone, strict=True):
+        assert np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 1
+    assert not np.array_equal(together[0], together[1])
+
+
+def test_images_of_different_sizes_come_back_in_order(pipe) -> None:
+    sizes = [(9, 12), (9, 12), (16, 7), (9, 12)]
+    images = pipe([photo(*size) for size in sizes], generator=seeded()).images
+    assert [image.size for image in images] == [(4 * w, 4 * h) for h, w in sizes]
+    assert isinstance(pipe([photo(8, 8), photo(9, 9)], output_type="np").images, list)
+
+
+def test_several_results_per_image_differ_and_are_consecutive(pipe) -> None:
+    images = pipe([photo(), photo(seed=1)], num_images_per_prompt=2, generator=seeded(), output_type="np").images
+    assert images.shape == (4, 52, 72, 3)
+    flat = images.reshape(4, -1)
+    within, across = np.abs(flat[0] - flat[1]).mean(), np.abs(flat[0] - flat[2]).mean()
+    assert 0 < within < across
+
+
+def test_output_types_agree(pipe) -> None:
+    run = {kind: pipe(photo(), generator=seeded(), output_type=kind).images for kind in ("pil", "np", "pt", "latent")}
+    assert run["np"].shape == (1, 52, 72, 3) and run["pt"].shape == (1, 3, 52, 72)
+    assert run["np"].min() >= 0 and run["np"].max() <= 1
+    np.testing.assert_allclose(run["np"][0], run["pt"][0].permute(1, 2, 0), atol=1e-6)
+    assert np.abs(np.asarray(run["pil"][0]) / 255 - run["np"][0]).max() <= 0.5 / 255 + 1e-6
+    decoded = pipe.decode(run["latent"])[..., :52, :72].clamp(-1, 1)
+    torch.testing.assert_close(decoded / 2 + 0.5, run["pt"], atol=1e-5, rtol=0)
+    assert isinstance(pipe(photo(), return_dict=False), tuple)
+
+
+@pytest.mark.parametrize(("scale", "size"), [(None, (52, 72)), (1, (13, 18)), (2.5, (33, 45)), (5, (65, 90))])
+def test_any_scale_gives_exactly_the_rounded_size(pipe, scale, size) -> None:
+    assert pipe(photo(), scale=scale, output_type="pt").images.shape[-2:] == size
+    assert scaled_size(1, 1, 0.1) == (1, 1)
+
+
+def test_the_callback_sees_every_step_and_may_change_the_latents(pipe) -> None:
+    seen = []
+
+    def freeze(owner: SRPipeline, step: int, timestep: int, tensors: dict) -> dict:
+        assert owner is pipe
+        seen.append((step, timestep))
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    latents = pipe(photo(), generator=seeded(), output_type="latent", callback_on_step_end=freeze).images
+    assert seen == [(0, 3), (1, 2), (2, 1), (3, 0)]
+    assert latents.abs().max() == 0
+
+
+def test_latents_are_the_noise_that_starts_the_chain(pipe) -> None:
+    g = seeded(3)
+    seen = {}
+
+    def note(_, step: int, __, tensors: dict) -> dict:
+        seen.setdefault(step, tensors["pred_original_sample"])
+        return tensors
+
+    shape = pipe(photo(), generator=seeded(3), output_type="latent", callback_on_step_end=note).images.shape
+    first = seen.copy()
+    seed = int(torch.randint(-(2**63), 2**63 - 1, (), generator=g))
+    height, width = photo().shape[:2]
+    padded = [side + -side % pipe.padding_multiple for side in (height, width)]
+    from resdiff.tiling import Box
+
+    noise = SeededNoise([seed], torch.device("cpu"), None, Box(0, 0, *padded))(0, shape)
+    seen.clear()
+    pipe(photo(), generator=seeded(9), latents=noise, callback_on_step_end=note)
+    torch.testing.assert_close(seen[0], first[0])
+    with pytest.raises(ValueError, match="latents holds 1"):
+        pipe([photo(), photo()], latents=noise)
+    with pytest.raises(ValueError, match="do not cover"):
+        pipe(photo(), latents=noise[..., :4, :4])
+
+
+def test_colour_fix_moves_the_channel_means_to_the_inputs(pipe) -> None:
+    array = photo(16, 16)
+    up = bicubic(torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255, (64, 64), "pil")
+    gaps = {}
+    for fix in ("none", "adain", "wavelet", "luma"):
+        out = pipe(array, generator=seeded(), color_fix=fix, output_type="pt").images
+        gaps[fix] = float((out.mean(dim=(2, 3)) - up.mean(dim=(2, 3))).abs().max())
+    assert gaps["adain"] < min(0.02, gaps["none"]) and gaps["wavelet"] < gaps["none"]
+    assert torch.equal(
+        pipe(array, generator=seeded(), color_fix="auto", output_type="pt").images,
+        pipe(array, generator=seeded(), color_fix="none", output_type="pt").images,
+    )
+
+
+def test_alpha_and_grey_survive(pipe) -> None:
+    alpha = np.zeros((13, 18, 1), np.uint8)
+    alpha[:, 9:] = 255
+    rgba = pipe(Image.fromarray(np.concatenate([photo(), alpha], axis=2))).images[0]
+    assert rgba.mode == "RGBA" and rgba.size == (72, 52)
+    edge = np.asarray(rgba)[..., 3]
+    assert edge[:, :30].max() == 0 and edge[:, 42:].min() == 255
+    assert pipe(Image.fromarray(photo()[..., 0])).images[0].mode == "L"
+
+
+def test_a_family_without_text_warns_once_about_a_prompt(pipe) -> None:
+    pipe._warned_of_prompt = False
+    with pytest.warns(UserWarning, match="takes no text"):
+        pipe(photo(8, 8), "sharp fur")
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe(photo(8, 8), "sharp fur")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale": 0}, "scale=0"),
+        ({"scale": -2.0}, "scale=-2.0"),
+        ({"scale": float("nan")}, "scale=nan"),
+        ({"num_inference_steps": 0}, "num_inference_steps=0 must lie between 1 and 4"),
+        ({"num_inference_steps": 5}, "num_inference_steps=5 must lie between 1 and 4"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt=0"),
+        ({"color_fix": "hue"}, "color_fix='hue' is unknown; choose one of auto, none"),
+        ({"output_type": "jpg"}, "output_type='jpg' is unknown"),
+        ({"tile": "big"}, "tile='big' is unknown"),
+        ({"tile": 0}, "tile=0 is unknown"),
+        ({"tile": "reference:8:9"}, "stride 9"),
+        ({"mask": photo(8, 8)}, "mask is for inpainting models"),
+        ({"generator": [seeded()] * 2}, "list of 2 for 1"),
+        ({"tile": "reference", "generator": [seeded()]}, "one generator"),
+    ],
+)
+def test_bad_arguments_are_one_clear_line(pipe, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        pipe(photo(8, 8), **arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.full((8, 8, 3), np.nan, np.float32),
+        np.full((8, 8, 3), 7.0, np.float32),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros((8, 8, 5), np.uint8),
+        [],
+        "missing.png",
+    ],
+    ids=["nan", "range", "empty", "channels", "nothing", "missing"],
+)
+def test_bad_images_are_one_clear_line(pipe, bad) -> None:
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        pipe(bad)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_long_list_of_one_size_is_cut_into_batches_of_bounded_area(pipe) -> None:
+    from resdiff.pipelines.base import BATCH_PIXELS, Item
+
+    from resdiff.images import read_photos
+
+    side = 200
+    items = [Item(i, p, None) for i, p in enumerate(read_photos([photo(side, side)] * 9 + [photo(20, 20)]))]
+    batches = list(same_size_batches(items))
+    assert [item.index for batch in batches for item in batch] == list(range(10))
+    assert all(len(batch) * side * side <= BATCH_PIXELS for batch in batches)
+    assert len(batches) == 3
+
+
+def test_a_tile_larger_than_the_image_changes_nothing(pipe) -> None:
+    run = [pipe(photo(), generator=seeded(), tile=tile, output_type="pt").images for tile in ("off", "auto", 4096)]
+    assert torch.equal(run[0], run[1]) and torch.equal(run[0], run[2])
+    assert isinstance(pipe.default_tiling(), Smooth)

@@ -1,0 +1,91 @@
+"""Imports go one way: what each layer may import of ours, and which libraries stay out of module level."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAPPED = {"pipelines": "pipelines", "train": "train", "eval": "eval"}
+
+FIRST_ROW = {"images", "formats", "resize", "color", "tiling", "attention", "noise", "devices"}
+ALLOWED = {
+    "attention": set(),
+    "tiling": set(),
+    "resize": set(),
+    "devices": set(),
+    "images": {"resize", "color", "formats"},
+    "formats": set(),
+    "color": {"resize"},
+    "noise": {"tiling"},
+    "diffusion": set(),
+    "schedulers": {"diffusion"},
+    "models": {"attention"},
+    "checkpoints": {"models", "schedulers"},
+    "data": FIRST_ROW,
+    "losses": FIRST_ROW | {"diffusion", "models"},
+    "metrics": FIRST_ROW | {"models"},
+    "pipelines": FIRST_ROW | {"diffusion", "schedulers", "models", "checkpoints"},
+    "train": FIRST_ROW | {"diffusion", "schedulers", "models", "checkpoints", "pipelines", "data", "losses", "metrics"},
+    "eval": FIRST_ROW | {"diffusion", "schedulers", "models", "checkpoints", "pipelines", "data", "losses", "metrics"},
+    "jobs": {"formats"},
+    "batch": FIRST_ROW | {"jobs", "pipelines", "checkpoints"},
+}
+ROOF = {"cli", "__init__", "__main__"}
+LIGHT = ("resdiff/__init__.py", "resdiff/cli.py", "resdiff/batch.py", "resdiff/jobs.py", "resdiff/checkpoints/known.py")
+HEAVY = {"torch", "numpy", "PIL", "diffusers", "transformers", "accelerate", "open_clip", "lpips", "xformers"}
+
+
+def sources() -> list[Path]:
+    """Every module of the package."""
+    return [p for folder in ("resdiff", *MAPPED) for p in (ROOT / folder).rglob("*.py")]
+
+
+def layer(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[0] if parts[0] in MAPPED else parts[1]
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module or ""
+
+
+def module_level_imports(tree: ast.Module) -> set[str]:
+    guarded = [n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    body = [n for n in tree.body if n not in guarded]
+    nodes = [n for n in body if isinstance(n, (ast.Import, ast.ImportFrom))]
+    return {name.split(".")[0] for node in nodes for name in imports(node)}
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_imports_only_what_its_layer_may(path: Path) -> None:
+    own = layer(path)
+    if own in ROOF:
+        return
+    for name in imports(ast.parse(path.read_text())):
+        if name.startswith("resdiff."):
+            target = name.split(".")[1]
+            assert target == own or target in ALLOWED[own], f"{own} must not import {name}"
+        assert name.split(".")[0] not in MAPPED, f"import resdiff.{name}, the folder is mapped into the package"
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_optional_libraries_are_imported_inside_functions(path: Path) -> None:
+    assert not module_level_imports(ast.parse(path.read_text())) & {"xformers", "open_clip", "lpips"}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_the_roof_loads_nothing_heavy_at_import(name: str) -> None:
+    assert not module_level_imports(ast.parse((ROOT / name).read_text())) & HEAVY
+
+
+def test_the_mathematics_knows_no_framework_but_torch() -> None:
+    for path in (ROOT / "resdiff" / "diffusion").rglob("*.py"):
+        names = {n.split(".")[0] for n in imports(ast.parse(path.read_text()))}
+        assert names <= {"math", "dataclasses", "typing", "collections", "torch", "numpy", "resdiff"}, path
