@@ -202,6 +202,8 @@ class SRPipeline(DiffusionPipeline):
             raise ValueError("mask is for inpainting models; this one takes none")
         if mask is not None and scale != 1:
             raise ValueError(f"scale={scale} with a mask: inpainting keeps the size, leave scale out")
+        if self._execution_device.type == "cpu" and self.dtype == torch.float16:
+            raise ValueError("float16 is not for CPUs; open the model with dtype=torch.float32, or move it to a GPU")
         if prompt and not self.takes_prompt and not getattr(self, "_warned_of_prompt", False):
             self._warned_of_prompt = True
             warnings.warn(f"{type(self).__name__} takes no text; the prompt is not used", stacklevel=4)

@@ -84,7 +84,7 @@ class ResShiftPipeline(SRPipeline):
                 max((size or self.config.tile_size) // multiple * multiple, overlap + smallest), overlap, halo
             )
         size = max(multiple, (size or self.config.tile_size) // multiple * multiple)
-        return Smooth(size, overlap=size // 8 // multiple * multiple)
+        return Smooth(size, overlap=size // 8)
 
     def upsample(self, lq: Tensor) -> Tensor:
         """Return y's image: `lq` (B, 3, h, w) enlarged by the native scale, not clamped."""

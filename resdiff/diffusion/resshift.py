@@ -64,7 +64,7 @@ def sqrt_eta_schedule(
     # multiplies every rounding error, and the power of 1/(T-1) below multiplies them by T-1.
     growth = math.exp(1 / (num_steps - 1) * math.log(etas_end / start))
     exponents = np.linspace(0, 1, num_steps) ** power * (num_steps - 1)
-    return torch.from_numpy(growth**exponents * start)
+    return torch.from_numpy(growth**exponents * start).clamp(max=1.0)
 
 
 def respaced_timesteps(num_train_timesteps: int, num_inference_steps: int, respacing: Respacing) -> list[int]:

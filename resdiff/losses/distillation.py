@@ -5,7 +5,7 @@ uses, and its loss in image space. Three terms, all per sample: the student's on
 deterministic steps end (Eq. 9); the same network, told t = 0, leads back from there to the noise (Eq. 10); and from the
 true image to noise and back it is consistent (Eq. 11). Networks predict x_0.
 
-Both directions use the input scale of the last step T-1, as in the reference: the timestep alone tells them apart.
+Both directions use the input scale of the last step, as in the reference: the timestep alone tells them apart.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from resdiff.diffusion.resshift import ResShiftTables, prior_sample, scale_input
+from resdiff.diffusion.resshift import InputScaling, ResShiftTables, loss_weights, prior_sample, scale_input
 from resdiff.losses.diffusion import mse_per_sample
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # (scaled latent (B, C, h, w), timesteps int64 (B,), lq) -> latent
@@ -41,6 +41,9 @@ def distillation_losses(
     noise: Tensor,  # standard normal, like z_y
     inverse_weight: float = 1.0,  # of "mse_xT" (`learn_xT`); 0 leaves the term out, as in the paper's ablation
     gt_weight: float = 1.0,  # of the consistency term (`finetune_use_gt`); 0 leaves it out
+    t: Tensor | None = None,  # int64 (B,), the step that stands for "to x_0"; None: the last, as published
+    scaling: InputScaling = "latent",  # of the student's input, as the teacher was trained with
+    weighted: bool = False,  # "mse" enters the sum with step t's weight in the variational bound (`weighted_mse`)
     decode: Callable[[Tensor], Tensor] | None = None,  # with `hr`: "mse" and the consistency are measured on images
     hr: Tensor | None = None,  # HR image (B, 3, H, W) in [-1, 1]
 ) -> Distillation:
@@ -52,32 +55,36 @@ def distillation_losses(
     if (decode is None) != (hr is None):
         missing = "decode" if decode is None else "hr"
         raise ValueError(f"{missing} is None; the loss in image space needs both decode and hr")
-    last = len(tables) - 1
+    last = torch.full((len(z_y),), len(tables) - 1, dtype=torch.int64, device=z_y.device)
+    start = last if t is None else t
 
-    def ask(x: Tensor, t: int) -> Tensor:
-        timesteps = torch.full((len(x),), t, dtype=torch.int64, device=x.device)
-        return student(scale_input(x, last, tables), timesteps, lq)
+    def to_x0(x: Tensor) -> Tensor:
+        return student(scale_input(x, start, tables, scaling), start, lq)
+
+    def to_x_T(x: Tensor) -> Tensor:
+        return student(scale_input(x, start, tables, scaling), torch.zeros_like(start), lq)
 
     x_T = prior_sample(z_y, noise, tables)
     with torch.no_grad():
         x0_teacher = teacher(x_T)
-    x0_student = ask(x_T, last)
+    x0_student = to_x0(x_T)
     if decode is None:
-        loss = mse = mse_per_sample(x0_student, x0_teacher)
+        mse = mse_per_sample(x0_student, x0_teacher)
     else:
         with torch.no_grad():
             teacher_image = decode(x0_teacher)
-        loss = mse = mse_per_sample(decode(x0_student), teacher_image)
+        mse = mse_per_sample(decode(x0_student), teacher_image)
     terms = {"mse": mse}
+    loss = loss_weights(tables, "xstart").to(mse)[start] * mse if weighted else mse
 
     if inverse_weight:
-        terms["mse_xT"] = mse_per_sample(ask(x0_teacher, 0), x_T)
+        terms["mse_xT"] = mse_per_sample(to_x_T(x0_teacher), x_T)
         loss = loss + inverse_weight * terms["mse_xT"]
 
     if gt_weight:
         with torch.no_grad():
-            x_T_of_gt = ask(z_gt, 0)
-        x0_of_gt = ask(x_T_of_gt, last)
+            x_T_of_gt = to_x_T(z_gt)
+        x0_of_gt = to_x0(x_T_of_gt)
         if decode is None or hr is None:
             name, mse_gt = "mse_gt", mse_per_sample(x0_of_gt, z_gt)
         else:

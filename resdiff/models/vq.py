@@ -260,10 +260,14 @@ class VQAutoencoder(ModelMixin, ConfigMixin):
         if len(blocks) != levels:
             raise ValueError(f"num_res_blocks is {blocks} but ch_mult has {levels} levels; give one per level")
         widths = [ch * mult for mult in ch_mult]
-        attends = [resolution // 2**i in attn_resolutions for i in range(levels)]
         self.factor = 2 ** (levels - 1)  # side of the image over side of the latent
-        self.encoder = Encoder(in_channels, z_channels, ch, widths, blocks, attends, dropout)
-        self.decoder = Decoder(out_ch, z_channels, widths, blocks, attends, dropout)
+        # The encoder halves the resolution and rounds down, the decoder doubles what is left: not the same sides where
+        # `resolution` is not a multiple of `factor`. As in the reference: changes parameters.
+        lowest = resolution // self.factor
+        attends_down = [resolution // 2**i in attn_resolutions for i in range(levels)]
+        attends_up = [lowest * 2 ** (levels - 1 - i) in attn_resolutions for i in range(levels)]
+        self.encoder = Encoder(in_channels, z_channels, ch, widths, blocks, attends_down, dropout)
+        self.decoder = Decoder(out_ch, z_channels, widths, blocks, attends_up, dropout)
         self.quantize = VectorQuantizer(n_embed, embed_dim)
         self.quant_conv = nn.Conv2d(z_channels, embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)

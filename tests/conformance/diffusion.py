@@ -23,11 +23,22 @@ TABLES = (
     "posterior_variance_clipped",
     "sqrt_etas",
 )
+DIFFUSION_DEFAULTS: dict[str, Any] = {  # of the reference's `create_gaussian_diffusion`
+    "sf": 4,
+    "min_noise_level": 0.01,
+    "steps": 1000,
+    "kappa": 1,
+    "etas_end": 0.99,
+    "weighted_mse": False,
+    "predict_type": "xstart",
+    "timestep_respacing": None,
+    "latent_flag": True,
+}
 
 
 def scheduler_of(config: dict[str, Any], *, cap_start: bool = False, deterministic: bool = False) -> ResShiftScheduler:
     """Build our scheduler from `create_gaussian_diffusion`'s arguments, set to the recorded number of steps."""
-    if config.get("schedule_name", "exponential") != "exponential":
+    if config["schedule_name"] != "exponential":
         raise ValueError(f"schedule_name is {config['schedule_name']}; only the exponential schedule exists")
     scheduler = ResShiftScheduler(
         num_train_timesteps=config["steps"],
@@ -41,15 +52,15 @@ def scheduler_of(config: dict[str, Any], *, cap_start: bool = False, determinist
         respacing="reference",
         deterministic=deterministic,
     )
-    scheduler.set_timesteps(config.get("timestep_respacing") or config["steps"])
+    scheduler.set_timesteps(config["timestep_respacing"] or config["steps"])
     return scheduler
 
 
 def input_scaling(config: dict[str, Any]) -> resshift.InputScaling:
     """Translate the reference's two switches."""
-    if not config.get("normalize_input", True):
+    if not config["normalize_input"]:
         return "none"
-    return "latent" if config.get("latent_flag", True) else "pixel"
+    return "latent" if config["latent_flag"] else "pixel"
 
 
 def enlarge(y: Tensor, sf: int) -> Tensor:
@@ -59,7 +70,7 @@ def enlarge(y: Tensor, sf: int) -> Tensor:
 
 def process(case: Case) -> dict[str, Tensor]:
     """Kind resshift/diffusion: every table and formula, the networks replaced by constants."""
-    config, given = case.config, case.inputs
+    config, given = DIFFUSION_DEFAULTS | case.config, case.inputs
     scheduler = scheduler_of(config)
     tables, scaling = scheduler.tables, input_scaling(config)
     prediction_type, scale_factor = config["predict_type"], config["scale_factor"]

@@ -103,10 +103,11 @@ def swin_layer(case: Case) -> dict[str, Tensor]:
     load(layer, case.state)
     with torch.no_grad():
         out = {f"y_{i}": layer(x) for i, x in numbered(case.inputs, "x").items()}
-    out["relative_position_index"] = relative_position_index(layer.window)
     shift = config["window_size"] // 2 if layer.window == config["window_size"] < config["img_size"] else 0
     for name in case.expected:
-        if m := re.fullmatch(r"attn_mask_(\d+)x(\d+)", name):
+        if name == "relative_position_index":
+            out[name] = relative_position_index(layer.window)
+        elif m := re.fullmatch(r"attn_mask_(\d+)x(\d+)", name):
             out[name] = shifted_window_mask(int(m[1]), int(m[2]), layer.window, shift)
     return out
 

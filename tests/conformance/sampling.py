@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from case import Case
-from diffusion import scheduler_of
+from diffusion import DIFFUSION_DEFAULTS, input_scaling, scheduler_of
 from networks import REFERENCE_DEFAULTS, VQ_UNUSED, load, swin_unet_config
 from resdiff.pipelines.resshift import ResShiftPipeline
 from torch import Tensor
@@ -26,6 +26,7 @@ from resdiff.tiling import Box, Chop, boxes
 
 RESSHIFT_DEFAULTS = REFERENCE_DEFAULTS | {"cond_mask": False, "lq_size": 256}
 SINSR_DEFAULTS = REFERENCE_DEFAULTS | {"lq_size": None}
+PUBLISHED_TERMS = ("learn_xT", "finetune_use_gt", "loss_in_image_space")
 
 
 class RecordedPipeline(ResShiftPipeline):
@@ -52,6 +53,11 @@ def build_unet(case: Case, name: str, defaults: dict[str, Any]) -> SwinUNet:
     return load(SwinUNet(**swin_unet_config(case.config["model"], defaults)), part(case.state, name))
 
 
+def diffusion_config(case: Case) -> dict[str, Any]:
+    """Return the arguments of `create_gaussian_diffusion`."""
+    return DIFFUSION_DEFAULTS | case.config["diffusion"]
+
+
 def build_pipeline(case: Case, unet: SwinUNet, scheduler: ResShiftScheduler) -> RecordedPipeline:
     """Build the pipeline of a case around its autoencoder."""
     config = case.config["autoencoder"]
@@ -61,10 +67,10 @@ def build_pipeline(case: Case, unet: SwinUNet, scheduler: ResShiftScheduler) -> 
         unet=unet,
         vae=vae,
         scheduler=scheduler,
-        scale=case.config["diffusion"]["sf"],
+        scale=diffusion_config(case)["sf"],
         padding_multiple=case.config.get("padding_offset", 1),
     )
-    pipe.scale_factor = case.config["diffusion"]["scale_factor"]
+    pipe.scale_factor = diffusion_config(case)["scale_factor"]
     pipe.decoded = []
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -94,7 +100,7 @@ def recorded_noise(case: Case, steps: int, suffix: str = "") -> Callable[[int, t
 def pipeline(case: Case) -> dict[str, Tensor]:
     """Kind resshift/pipeline: LR image to SR image, tiled where the config has a chop size."""
     config, lq, mask = case.config, case.inputs["lq"], case.inputs.get("mask")
-    pipe = build_pipeline(case, build_unet(case, "unet", RESSHIFT_DEFAULTS), scheduler_of(config["diffusion"]))
+    pipe = build_pipeline(case, build_unet(case, "unet", RESSHIFT_DEFAULTS), scheduler_of(diffusion_config(case)))
     steps, scale = pipe.scheduler.num_inference_steps, pipe.native_scale
     chain, visited = Chain(steps), []
 
@@ -142,7 +148,7 @@ def inverse_chain(pipe: ResShiftPipeline, z_x: Tensor, z_y: Tensor, lq: Tensor) 
 @torch.no_grad()
 def sinsr_sampling(case: Case) -> dict[str, Tensor]:
     """Kind resshift/sinsr_sampling: deterministic chain, its inverse, and one step."""
-    config, lq = case.config["diffusion"], case.inputs["lq"]
+    config, lq = diffusion_config(case), case.inputs["lq"]
     scheduler = scheduler_of(config, cap_start=True, deterministic=True)
     pipe = build_pipeline(case, build_unet(case, "unet", SINSR_DEFAULTS), scheduler)
     tables, steps = scheduler.tables, scheduler.num_inference_steps
@@ -183,17 +189,16 @@ def sinsr_sampling(case: Case) -> dict[str, Tensor]:
 
 def sinsr_distill(case: Case) -> dict[str, Tensor]:
     """Kind resshift/sinsr_distill: the loss terms, what they compare, and the student's gradients."""
-    config, given = case.config["diffusion"], case.inputs
+    config, given = diffusion_config(case), case.inputs
     options = case.config["loss_args"]
-    unknown = options.keys() - {"learn_xT", "finetune_use_gt", "loss_in_image_space"}
-    if unknown:
-        raise ValueError(f"loss_args has {', '.join(sorted(unknown))}; only the published terms exist")
+    others = [name for name, value in options.items() if value and name not in PUBLISHED_TERMS]
+    others = [name for name in others if name != "uncertainty_num_aux"]  # without effect unless uncertainty_hyper is on
+    if others:
+        raise ValueError(f"loss_args has {', '.join(others)}; only the published terms exist")
     if config["predict_type"] != "xstart":
         raise ValueError(f"predict_type is {config['predict_type']}; SinSR's networks predict x_0 (xstart)")
     scheduler = scheduler_of(config, cap_start=True, deterministic=True)
     tables = scheduler.tables
-    if not torch.all(given["t"] == len(tables) - 1):
-        raise ValueError(f"t is {given['t'].tolist()}; the student starts at the last step, {len(tables) - 1}")
     student, teacher = (build_unet(case, name, SINSR_DEFAULTS) for name in ("student", "teacher"))
     pipe = build_pipeline(case, teacher, scheduler)
     with torch.no_grad():
@@ -214,6 +219,9 @@ def sinsr_distill(case: Case) -> dict[str, Tensor]:
         noise=given["noise"],
         inverse_weight=float(options.get("learn_xT", False)),
         gt_weight=float(options.get("finetune_use_gt", 0)),
+        t=given["t"],
+        scaling=input_scaling(config),
+        weighted=config["weighted_mse"],
         decode=pipe.decode if in_image_space else None,
         hr=given["hr"] if in_image_space else None,
     )

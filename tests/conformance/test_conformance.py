@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,31 @@ def test_a_file_that_cannot_be_compared_fails(kind: str, change: str, tmp_path: 
     }
     path = copy_with(source, tmp_path / source.name, changes[change])
     assert run.run_file(path, kind).status == "FAIL"
+
+
+@pytest.mark.parametrize("kind", ["resshift/diffusion"] if "resshift/diffusion" in smallest_of_each_kind() else [NONE])
+def test_arguments_at_the_references_default_may_be_missing(kind: str) -> None:
+    handler, tolerances = run.KINDS[kind]
+    defaults = run.diffusion.DIFFUSION_DEFAULTS
+    cases = [read_case(path) for path in FILES if run.kind_of(path) == kind]
+    missing: set[str] = set()
+    for case in cases:
+        config = {name: value for name, value in case.config.items() if defaults.get(name, "none") != value}
+        missing |= case.config.keys() - config.keys()
+        assert not judge(handler(replace(case, config=config)), case.expected, tolerances).problem
+    assert {"sf", "weighted_mse", "predict_type", "timestep_respacing", "latent_flag"} <= missing
+
+
+@pytest.mark.parametrize(
+    "kind", ["resshift/sinsr_distill"] if "resshift/sinsr_distill" in smallest_of_each_kind() else [NONE]
+)
+def test_loss_options_that_are_off_are_accepted_and_those_that_do_not_exist_refused(kind: str) -> None:
+    case, (handler, tolerances) = read_case(smallest_of_each_kind()[kind]), run.KINDS[kind]
+    off = case.config["loss_args"] | {"distill_ddpm": False, "xT_cov_loss": 0, "uncertainty_num_aux": 2}
+    outputs = handler(replace(case, config=case.config | {"loss_args": off}))
+    assert not judge(outputs, case.expected, tolerances).problem
+    with pytest.raises(ValueError, match="loss_args has distill_ddpm"):
+        handler(replace(case, config=case.config | {"loss_args": off | {"distill_ddpm": True}}))
 
 
 # --- the runner on files made here -------------------------------------------------------------------------------
@@ -240,6 +266,7 @@ def test_weights_are_float32_whatever_they_were_stored_as(tmp_path: Path) -> Non
         (torch.tensor([0.01, 0.1]), 0.9e-4, False, True),  # never less than 1e-4 of one
         (torch.tensor([0.01, 0.1]), 0.9e-4, True, False),
         (torch.tensor([0.01, 0.1]), 0.9e-5, True, True),
+        (torch.tensor([0.0, 2e-9]), 0.9e-9, True, True),  # rounding noise in place of a zero
         (torch.tensor([0.5, 1.0], dtype=torch.float64), 0.9e-12, False, True),
         (torch.tensor([0.5, 1.0], dtype=torch.float64), 1.1e-12, False, False),
     ],

@@ -75,6 +75,24 @@ def test_tables_are_the_published_ones_to_the_printed_digits(min_noise_level: fl
         assert error <= 0.5001 * 10**-digits
 
 
+def test_schedule_rounds_as_the_reference_does() -> None:
+    # Printed from zsyOAOA/ResShift@3ce1d81; the rounding of 1000 steps is visible, and 1 - eta_T multiplies it.
+    long = resshift.sqrt_eta_schedule(1000)
+    assert [float(long[i]) for i in (1, 10, 500, 998, 999)] == pytest.approx(
+        [0.03269130018701555, 0.05331180158006532, 0.4763106938293581, 0.9888402272786365, 0.9899999999999224],
+        rel=4e-16,
+    )
+    steep = resshift.sqrt_eta_schedule(20, min_noise_level=0.2, etas_end=0.9999, kappa=1.3, power=0.7)
+    assert [float(steep[i]) for i in (1, 10, 19)] == pytest.approx(
+        [0.19524300673540237, 0.5078781356710205, 0.9999], rel=4e-16
+    )
+
+
+def test_schedule_that_ends_at_one_does_not_pass_it() -> None:
+    for num_steps in range(1, 60):
+        assert float(resshift.sqrt_eta_schedule(num_steps, etas_end=1.0).max()) <= 1.0
+
+
 def test_tables_are_float64() -> None:
     tables = make_tables()
     assert {getattr(tables, name).dtype for name in tables.__dataclass_fields__ if name != "kappa"} == {torch.float64}
@@ -252,6 +270,19 @@ def test_posterior_step_adds_noise_everywhere_but_at_the_end() -> None:
     mean, variance, _ = resshift.q_posterior(x0, x_t, 5, tables)
     step = resshift.posterior_step(x0, x_t, 5, noise, tables)
     assert torch.allclose(step - mean, variance.sqrt() * noise, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "epsilon_scale"])
+def test_predicted_x0_keeps_its_digits_where_almost_all_of_the_residual_is_shifted_in(
+    prediction_type: PredictionType,
+) -> None:
+    tables = resshift.resshift_tables(resshift.sqrt_eta_schedule(4, etas_end=0.99995), 2.0)
+    x_t, y, output = images(2, 3, 4, 4)
+    eta, sqrt_eta = float(tables.etas[3]), float(tables.sqrt_etas[3])
+    noise = output.double() * (2.0 * sqrt_eta if prediction_type == "epsilon" else 1.0)
+    exact = (x_t.double() - noise - eta * y.double()) / (1 - eta)
+    ours = resshift.predict_x0(output, x_t, y, 3, tables, prediction_type)
+    assert (ours - exact).abs().max() <= 1e-6 * exact.abs().max()
 
 
 @pytest.mark.parametrize("prediction_type", get_args(PredictionType))

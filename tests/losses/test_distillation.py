@@ -116,6 +116,29 @@ def test_a_term_of_weight_zero_is_left_out_and_not_computed() -> None:
     assert len(student.calls) == 1
 
 
+@pytest.mark.parametrize(("scaling", "scale"), [("latent", INPUT_STD), ("pixel", 1 + 3 * 1.98), ("none", 1.0)])
+def test_both_directions_scale_the_input_as_the_teacher_was_trained(scaling: str, scale: float) -> None:
+    student = Student()
+    losses(student, scaling=scaling)
+    for (seen, _, _), x in zip(student.calls, (X_T, 0.5 * X_T, Z_GT), strict=False):
+        assert torch.allclose(seen, x / scale, atol=1e-6)
+
+
+def test_weighting_by_the_bound_touches_the_sum_only() -> None:
+    plain, weighted = losses(Student()), losses(Student(), weighted=True)
+    for name in ("mse", "mse_xT", "mse_gt"):
+        assert torch.equal(plain.terms[name], weighted.terms[name])
+    change = weighted.terms["loss"] - plain.terms["loss"]
+    assert torch.allclose(change, (0.02387 - 1) * plain.terms["mse"], rtol=1e-3)
+
+
+def test_another_step_can_stand_for_the_way_to_x0() -> None:
+    student = Student()
+    losses(student, t=torch.tensor([8, 8]))
+    assert [t for _, t, _ in student.calls] == [8, 0, 0, 8]
+    assert torch.allclose(student.calls[0][0], X_T / 1.474325, atol=1e-5)  # the scale goes with it, the noise stays
+
+
 @pytest.mark.parametrize("options", [{"decode": upsample}, {"hr": HR}])
 def test_image_space_needs_decoder_and_image(options: dict) -> None:
     with pytest.raises(ValueError, match="needs both decode and hr"):

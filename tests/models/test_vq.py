@@ -74,6 +74,20 @@ def test_attention_stands_at_the_listed_resolutions_only():
     assert "decoder.up.1.attn.1.proj_out.weight" in names  # the decoder has one more block, and attention after each
 
 
+@pytest.mark.parametrize(
+    ("side", "attending"),
+    [
+        (25, {"encoder.down.1"}),
+        (24, {"decoder.up.1"}),
+        (12, {"encoder.down.2", "decoder.up.2"}),
+        (48, {"decoder.up.0"}),
+    ],
+)
+def test_the_decoder_counts_resolutions_up_from_the_lowest(side, attending):
+    names = tiny(ch_mult=(1, 1, 1), resolution=50, attn_resolutions=(side,)).state_dict()  # 50, 25, 12; 12, 24, 48
+    assert {name.rsplit(".attn.", 1)[0] for name in names if ".attn." in name} == attending
+
+
 def test_a_batch_of_two_equals_two_batches_of_one():
     net = tiny(attn_resolutions=(8,))
     x = torch.randn(2, 3, 16, 12)

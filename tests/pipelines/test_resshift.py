@@ -136,6 +136,15 @@ def test_bfloat16_stays_near_float32(pixel) -> None:
     assert 0 < np.abs(half - full).max() < 0.1
 
 
+def test_float16_on_a_cpu_is_refused(pixel) -> None:
+    try:
+        pixel.unet.to(torch.float16)
+        with pytest.raises(ValueError, match="float16 is not for CPUs"):
+            pixel(photo(8, 8))
+    finally:
+        pixel.unet.to(torch.float32)
+
+
 def test_a_result_that_is_not_finite_is_an_error(pixel, monkeypatch) -> None:
     monkeypatch.setattr(pixel, "decode", lambda latents: latents * float("nan"))
     with pytest.raises(RuntimeError, match="not finite"):
