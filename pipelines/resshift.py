@@ -38,6 +38,9 @@ class ResShiftPipeline(SRPipeline):
         tile_size: int = 512,  # larger images are cut into tiles of this many low-resolution pixels
     ):
         super().__init__()
+        for network in (unet, vae):
+            if network is not None:  # the layout that convolutions are fastest in, above all in bfloat16
+                network.to(memory_format=torch.channels_last)
         self.register_modules(unet=unet, vae=vae, scheduler=scheduler)
         self.register_to_config(
             scale=scale,

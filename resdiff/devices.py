@@ -1,8 +1,11 @@
 """Which device and which floating-point type to run on, by what the machine can do.
 
-bfloat16 on a CPU pays only with AMX (2.4 times faster than float32); without it, it is three to six times slower.
-float16 on a CPU is slower still, and refused.
+bfloat16 on a CPU pays with AMX (2.4 times faster than float32) and with the AVX512-BF16 of AMD's Zen (1.9 times, see
+eval/RESULTS.md); with that of Intel's it is a little slower, without either three to six times. float16 on a CPU is
+slower still, and refused.
 """
+
+from typing import Any
 
 import torch
 
@@ -25,12 +28,13 @@ def default_device() -> torch.device:
 def default_dtype(device: torch.device | str) -> torch.dtype:
     """Return the fastest safe type on `device`.
 
-    CUDA: bfloat16 where native, else float16. CPU: bfloat16 with AMX, else float32. Others: float32.
+    CUDA: bfloat16 where native, else float16. CPU: bfloat16 where its instructions are fast, else float32. Others:
+    float32.
     """
     device = torch.device(device)
     if device.type == "cuda":
         return torch.bfloat16 if _cuda_has_bfloat16(device) else torch.float16
-    return torch.bfloat16 if device.type == "cpu" and _cpu_has_amx() else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and _cpu_has_fast_bfloat16() else torch.float32
 
 
 def check_device(name: str | torch.device | None) -> torch.device:
@@ -74,8 +78,8 @@ def _cuda_has_bfloat16(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device)[0] >= BFLOAT16_CAPABILITY
 
 
-def _cpu_has_amx() -> bool:
-    if not hasattr(torch.cpu, "get_capabilities"):  # older torch
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("amx_tile")) and bool(capabilities.get("amx_bf16"))
+def _cpu_has_fast_bfloat16() -> bool:
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # absent from older torch
+    amx = capabilities.get("amx_tile") and capabilities.get("amx_bf16")
+    zen = capabilities.get("avx512_bf16") and "AMD" in str(capabilities.get("cpu_name", ""))
+    return bool(amx or zen)

@@ -21,8 +21,8 @@ def without_cuda(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
 
 
-def with_amx(monkeypatch, has_amx: bool) -> None:
-    capabilities = {"amx_tile": has_amx, "amx_bf16": has_amx, "avx512_bf16": True}
+def with_cpu(monkeypatch, name: str, amx: bool = False, avx512_bf16: bool = True) -> None:
+    capabilities = {"cpu_name": name, "amx_tile": amx, "amx_bf16": amx, "avx512_bf16": avx512_bf16}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
 
 
@@ -33,13 +33,17 @@ def test_cuda_is_taken_where_there_is_one(monkeypatch):
     assert default_device().type == check_device(None).type == "cuda"
 
 
-def test_a_cpu_computes_in_bfloat16_only_with_amx(monkeypatch):
-    with_amx(monkeypatch, True)
-    assert default_dtype(CPU) == torch.bfloat16
-    with_amx(monkeypatch, False)
-    assert default_dtype("cpu") == torch.float32
+def test_a_cpu_computes_in_bfloat16_only_where_that_is_fast(monkeypatch):
+    for name, amx, avx512_bf16, fast in (
+        ("Intel Xeon", True, True, True),
+        ("Intel Xeon", False, True, False),
+        ("AMD EPYC", False, True, True),
+        ("AMD EPYC", False, False, False),
+    ):
+        with_cpu(monkeypatch, name, amx, avx512_bf16)
+        assert default_dtype("cpu") == (torch.bfloat16 if fast else torch.float32), (name, amx, avx512_bf16)
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert default_dtype("cpu") == torch.float32
+    assert default_dtype(CPU) == torch.float32
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [(7, torch.float16), (8, torch.bfloat16), (9, torch.bfloat16)])

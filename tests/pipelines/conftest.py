@@ -48,7 +48,7 @@ def latent_pipeline(scale: int = 4, mask: bool = False) -> ResShiftPipeline:
         lq_size=16 * 4 // scale,
         cond_mask=mask,
     )
-    vae = VQAutoencoder(ch=32, ch_mult=(1, 1, 1), num_res_blocks=1, n_embed=32)
+    vae = VQAutoencoder(ch=32, ch_mult=(1, 1, 1), num_res_blocks=1, n_embed=4)  # few codes: ties are rare
     scheduler = ResShiftScheduler(num_train_timesteps=4, min_noise_level=0.2)
     return quiet(ResShiftPipeline(randomise(unet), randomise(vae), scheduler, scale, padding_multiple=16 * 4 // scale))
 
