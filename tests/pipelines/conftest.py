@@ -3,6 +3,7 @@
 import pytest
 import torch
 from resdiff.pipelines.resshift import ResShiftPipeline
+from resdiff.train.resshift import build_scheduler
 
 from resdiff.models.pixel_unet import PixelUNet
 from resdiff.models.swin_unet import SwinUNet
@@ -21,16 +22,7 @@ def randomise(module: torch.nn.Module, std: float = 0.08) -> torch.nn.Module:
 def pixel_pipeline() -> ResShiftPipeline:
     torch.manual_seed(0)
     unet = PixelUNet(channels=(8, 12), num_blocks=(1, 1), embed_dim=16)
-    scheduler = ResShiftScheduler(
-        num_train_timesteps=4,
-        min_noise_level=0.0316,
-        etas_end=1.0,
-        kappa=0.25,
-        prediction_type="residual",
-        data_var=0.25,
-        respacing="trailing",
-    )
-    return quiet(ResShiftPipeline(randomise(unet), None, scheduler, padding_multiple=2, upsampling="pil"))
+    return quiet(ResShiftPipeline(randomise(unet), None, build_scheduler(), padding_multiple=2, upsampling="pil"))
 
 
 def latent_pipeline(scale: int = 4, mask: bool = False) -> ResShiftPipeline:
