@@ -32,7 +32,7 @@ class Case:
     @property
     def label(self) -> str:
         """How the case is called in the table."""
-        name = {"small": "resshift-small", "full": "ResShift, full size"}[self.model]
+        name = {"small": "resdiff-small", "full": "ResShift, full size"}[self.model]
         return f"{name} {self.side}->{4 * self.side}, {self.steps} steps, {self.device} {self.dtype}"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -51,7 +52,7 @@ class SRPipeline(DiffusionPipeline):
         """Open the bundled model (None), a known name, a saved folder or a published file.
 
         Args:
-            model: None or "resshift-small", "bicubic", a name of `resdiff models` whose files lie in the cache, a
+            model: None or "resdiff-small", "bicubic", a name of `resdiff models` whose files lie in the cache, a
                 folder written by `save_pretrained`, or a published checkpoint file.
             dtype: of the networks, float32 by default.
             known_as, vae_file: for published files, see `resdiff.checkpoints`.
@@ -81,7 +82,8 @@ class SRPipeline(DiffusionPipeline):
 
     def default_tiling(self, size: int | None = None) -> Smooth:
         """Return the tiles of tile="auto", or those of `size` LR pixels."""
-        return Smooth(size or 512, overlap=64)
+        size = size or 512
+        return Smooth(size, overlap=size // 8)
 
     @property
     def default_steps(self) -> int:
@@ -134,8 +136,8 @@ class SRPipeline(DiffusionPipeline):
         # 2. Read images and masks; every result has its own seed
         photos, masks = self.read_inputs(lr, mask)
         count = len(photos) * num_images_per_prompt
-        if latents is not None and len(latents) != count:
-            raise ValueError(f"latents holds {len(latents)} noises for {count} results; pass one each")
+        if latents is not None:
+            check_latents(latents, count)
         seeds = None if isinstance(tiling, Chop) else seeds_from(generator, count)
         items = [Item(i, photos[i // num_images_per_prompt], masks[i // num_images_per_prompt]) for i in range(count)]
 
@@ -184,8 +186,11 @@ class SRPipeline(DiffusionPipeline):
         output_type: str,
     ) -> None:
         """Raise ValueError for what cannot be meant, in one line each; warn once about an unused prompt."""
-        if not (math.isfinite(scale) and scale > 0):
-            raise ValueError(f"scale={scale} must be a positive number, such as {self.native_scale}")
+        if not isinstance(scale, Real) or not (math.isfinite(scale) and scale > 0):
+            raise ValueError(f"scale={scale!r} must be a positive number, such as {self.native_scale}")
+        for name, count in (("num_inference_steps", steps), ("num_images_per_prompt", num_images_per_prompt)):
+            if not isinstance(count, Integral):
+                raise ValueError(f"{name}={count!r} must be a whole number")
         if steps < 1 or (self.max_steps is not None and steps > self.max_steps):
             raise ValueError(f"num_inference_steps={steps} must lie between 1 and {self.max_steps or 'any number'}")
         if num_images_per_prompt < 1:
@@ -230,7 +235,7 @@ class SRPipeline(DiffusionPipeline):
         photos = read_photos(lr)
         if mask is None:
             return photos, [None] * len(photos)
-        masks = [photo.pixels.mean(dim=0, keepdim=True) / 2 + 0.5 for photo in read_photos(mask)]
+        masks = [photo.pixels.mean(dim=0, keepdim=True) / 2 + 0.5 for photo in read_photos(mask, "mask")]
         if len(masks) != len(photos):
             raise ValueError(f"{len(masks)} masks for {len(photos)} images; pass one each")
         for m, photo in zip(masks, photos, strict=True):
@@ -261,7 +266,8 @@ class SRPipeline(DiffusionPipeline):
                 return latents
             image = self.decode(latents)[..., : h * self.native_scale, : w * self.native_scale]
             if not torch.isfinite(image).all():
-                raise RuntimeError(f"the result is not finite in {self.dtype}; use dtype=torch.float32")
+                remedy = "check the weights" if self.dtype == torch.float32 else "use dtype=torch.float32"
+                raise RuntimeError(f"the result is not finite in {self.dtype}; {remedy}")
             return image.clamp(-1, 1)
 
         if tiling is None or not decode or max(height, width) <= tiling.size:
@@ -279,6 +285,17 @@ class SRPipeline(DiffusionPipeline):
         if color_fix != "none":
             canvas = fix_color(canvas, bicubic(lq, size, "pil"), color_fix)
         return canvas.clamp(-1, 1)
+
+
+def check_latents(latents: Tensor, count: int) -> None:
+    """Raise ValueError unless `latents` are finite noises, one for each of `count` results."""
+    if not isinstance(latents, Tensor) or latents.ndim != 4:
+        found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+        raise ValueError(f"latents is {found}; pass a tensor (B, C, H, W)")
+    if len(latents) != count:
+        raise ValueError(f"latents holds {len(latents)} noises for {count} results; pass one each")
+    if not torch.isfinite(latents).all():
+        raise ValueError("latents hold NaN or Inf; pass standard normal noise")
 
 
 def show(

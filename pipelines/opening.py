@@ -12,10 +12,11 @@ from resdiff.pipelines.bicubic import BicubicPipeline
 from resdiff.pipelines.registry import FAMILIES
 from resdiff.pipelines.resshift import ResShiftPipeline
 
+from resdiff.checkpoints.io import check_fit, read_shapes
 from resdiff.checkpoints.known import KNOWN
 from resdiff.checkpoints.resshift import in_cache
 
-BUNDLED = "resshift-small"
+BUNDLED = "resdiff-small"
 
 
 def bundled_folder() -> Path:
@@ -32,13 +33,16 @@ def open_pipeline(
     **kwargs: Any,
 ) -> SRPipeline:
     """Open what `SRPipeline.from_pretrained` was given; raises ValueError in one line when it cannot."""
-    if model is None or str(model) == BUNDLED:
-        return open_folder(bundled_folder(), dtype=dtype, **kwargs)
-    if str(model) == "bicubic":
-        return BicubicPipeline()
-    path = Path(model)
-    if path.is_dir():
-        return open_folder(path, dtype=dtype, **kwargs)
+    dtype = kwargs.pop("torch_dtype", dtype)  # diffusers' older name
+    path = bundled_folder() if model is None or str(model) == BUNDLED else Path(model)
+    if path.is_dir() or str(model) == "bicubic":
+        if known_as is not None or vae_file is not None:
+            raise ValueError(f"known_as and vae_file are for published files; {model or BUNDLED} needs neither")
+        return BicubicPipeline() if str(model) == "bicubic" else open_folder(path, dtype=dtype, **kwargs)
+    if kwargs:
+        raise ValueError(
+            f"{', '.join(kwargs)}: unknown options; for published files there are dtype, known_as, vae_file"
+        )
     if path.is_file():
         extra = [Path(vae_file)] if vae_file is not None else []
         return ResShiftPipeline.from_published([path, *extra], known_as, dtype)
@@ -60,10 +64,21 @@ def open_folder(folder: Path, **kwargs: Any) -> SRPipeline:
         )
     try:
         name = json.loads(index.read_text())["_class_name"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{index} is not a pipeline description ({type(error).__name__}); write the folder again"
         ) from None
     if name not in FAMILIES:
         raise ValueError(f"{folder} was saved by {name}, which is none of {', '.join(FAMILIES)}")
-    return FAMILIES[name].from_pretrained(folder, **kwargs)
+    pipe = FAMILIES[name].from_pretrained(folder, **kwargs)
+    check_weights({name: part for name, part in pipe.components.items() if name not in kwargs}, folder)
+    return pipe
+
+
+def check_weights(components: dict[str, Any], folder: Path) -> None:
+    """Raise CheckpointError unless each network's files in `folder` hold exactly its tensors: diffusers only warns."""
+    for name, part in components.items():
+        if not isinstance(part, torch.nn.Module):
+            continue
+        files = sorted(file for suffix in ("safetensors", "bin") for file in (folder / name).glob(f"*.{suffix}"))
+        check_fit(part, {key: x for file in files for key, x in read_shapes(file).items()}, source=folder / name)

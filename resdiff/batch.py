@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resdiff.formats import check_transparency
-from resdiff.jobs import Job
+from resdiff.jobs import Job, check_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,8 +40,8 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 when every file was written or skipped, 1 when any failed, 130 after Ctrl-C."""
-        return 130 if self.interrupted else int(self.failed > 0)
+        """0 when every file was written or skipped, 1 when any failed or Ctrl-C left some out."""
+        return int(self.failed > 0 or self.interrupted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,8 +254,11 @@ def _restored(batch: "list[tuple[Job, Photo]]", restore: Restore, reports: _Repo
 def _write(image: "Image", target: Path, quality: int) -> None:
     from resdiff.images import save_image
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    save_image(image, target, quality=quality)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_image(image, target, quality=quality)
+    except OSError as error:  # a full disk, a read-only file system
+        raise OSError(f"{target} cannot be written: {error.strerror or error}; choose another output") from error
 
 
 def convert_checkpoints(files: Sequence[Path], out_dir: Path, known_as: str | None, dtype: str) -> None:
@@ -265,20 +268,24 @@ def convert_checkpoints(files: Sequence[Path], out_dir: Path, known_as: str | No
     """
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise ValueError(f"{out_dir} exists and is not an empty folder; choose another")
+    check_folder(out_dir.parent)
     for file in files:
         if not file.is_file():
-            raise ValueError(f"{file} does not exist" if not file.exists() else f"{file} is a folder; pass a file")
+            raise ValueError(
+                f"{file} does not exist; check the name" if not file.exists() else f"{file} is a folder; pass a file"
+            )
     from resdiff.devices import DTYPES
     from resdiff.pipelines.resshift import ResShiftPipeline
 
     pipe = ResShiftPipeline.from_published(list(files), known_as, DTYPES[dtype])
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
     temporary = out_dir.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
         pipe.save_pretrained(temporary)
         if out_dir.exists():
             out_dir.rmdir()
         os.replace(temporary, out_dir)
-    except BaseException:  # KeyboardInterrupt too must leave nothing behind
+    except OSError as error:  # a full disk, a read-only file system
+        raise OSError(f"{out_dir} cannot be written: {error.strerror or error}; choose another folder") from error
+    finally:  # on KeyboardInterrupt too, nothing is left behind
         shutil.rmtree(temporary, ignore_errors=True)
-        raise

@@ -1,12 +1,13 @@
 """The command line: `resdiff upscale | convert | models | info`.
 
 Nothing heavy is imported before a command needs it, so that `resdiff --help` answers at once. Exit codes: 0 done, 1 some
-file failed, 2 the command cannot be carried out as given, 130 interrupted.
+file failed or Ctrl-C ended the run, 2 the command cannot be carried out as given.
 """
 
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from resdiff import __version__
 from resdiff.formats import FORMATS
 
 TILES = ("auto", "off", "reference[:size[:stride]]")
+INTERRUPTED = "interrupted; run again with --skip-existing for the rest"
 COLOR_FIXES = ("auto", "none", "adain", "wavelet", "luma")
 
 app = typer.Typer(
@@ -36,7 +38,20 @@ KnownAs = Annotated[str | None, typer.Option("--as", help="Treat the published f
 
 def main() -> None:
     """Run the command line; the entry point of the `resdiff` script."""
-    app(prog_name="resdiff")
+    try:
+        code = app(prog_name="resdiff", standalone_mode=False)
+    except typer.Abort:
+        typer.echo(INTERRUPTED, err=True)
+        code = 1
+    except Exception as error:
+        # what is wrong with the options themselves: typer's class for it has no public name, only this method
+        if not hasattr(error, "format_message") or not error.format_message():
+            raise
+        typer.echo(f"Error: {error.format_message().splitlines()[0]} See resdiff --help.", err=True)
+        code = 2
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would print tracebacks of the libraries' exits
+    sys.exit(code)
 
 
 def _print_version(wanted: bool) -> None:
@@ -59,7 +74,7 @@ def upscale(
     inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Files, folders (recursive) or quoted patterns.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder, or a file for a single input.")],
     model: Annotated[
-        str | None, typer.Option(help="Name of `models`, folder or published file. [resshift-small]")
+        str | None, typer.Option(help="Name of `models`, folder or published file. [resdiff-small]")
     ] = None,
     known_as: KnownAs = None,
     scale: Annotated[float | None, typer.Option(help="Output side over input side. [the model's own]")] = None,
@@ -115,7 +130,7 @@ def upscale(
             skipped=len(jobs) - len(waiting),
             debug=debug,
         )
-    typer.echo(f"interrupted: {summary}" if summary.interrupted else str(summary), err=summary.interrupted)
+    typer.echo(f"{summary}; {INTERRUPTED}" if summary.interrupted else str(summary), err=summary.interrupted)
     raise typer.Exit(summary.exit_code)
 
 
@@ -146,7 +161,7 @@ def models() -> None:
     from resdiff.checkpoints.known import KNOWN, cache_dir
 
     rows = [
-        ("resshift-small", "x4", "Apache-2.0", "comes with the package, the default"),
+        ("resdiff-small", "x4", "Apache-2.0", "comes with the package, the default"),
         ("bicubic", "x4", "-", "plain interpolation, to compare with"),
         *((known.name, f"x{known.scale}", known.licence, known.description) for known in KNOWN.values()),
     ]
@@ -193,8 +208,8 @@ def _one_line_errors(debug: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        raise typer.Exit(130) from None
+        typer.echo(INTERRUPTED, err=True)
+        raise typer.Exit(1) from None
     except Exception as error:
         if debug or isinstance(error, typer.Exit):
             raise

@@ -52,7 +52,8 @@ def check_device(name: str | torch.device | None) -> torch.device:
     if device.type not in count:
         raise ValueError(f"device is {str(name)!r}; choose cpu, cuda, cuda:0, ... or mps")
     if (device.index or 0) >= count[device.type]:
-        raise ValueError(f"device is {str(name)!r}, but this machine has {count[device.type]} {device.type} devices")
+        found = f"this machine has {count[device.type]} {device.type} devices"
+        raise ValueError(f"device is {str(name)!r}, but {found}; choose another, such as cpu")
     return device
 
 

@@ -43,6 +43,7 @@ DAMAGE = (
     struct.error,
     zlib.error,
 )
+COPY_AGAIN = "copy it again, or save it as PNG or JPEG"
 EXIF_HEADER = b"Exif\0\0"
 GREY_MODES = {"1", "L", "LA", "La"}
 RGB_PROFILE_MODES = GREY_MODES | {"RGB", "RGBA", "RGBa", "P", "PA", "I;16", "I;16B", "I;16L"}
@@ -61,13 +62,14 @@ class Photo:
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor | Photo
 
 
-def read_photos(lr: ImageLike | Sequence[ImageLike]) -> list[Photo]:
+def read_photos(lr: ImageLike | Sequence[ImageLike], name: str = "lr") -> list[Photo]:
     """Read one image, a batch, or a list mixing any of them.
 
     Args:
         lr: path, PIL image, numpy HW / HWC / NHWC, tensor HW / CHW / NCHW, an already read `Photo`, or a list or tuple
             of these. Arrays have 1, 3 or 4 channels (the fourth is alpha); uint8, uint16, bool or floats in [0, 1].
             Of an animation or a multi-page file, the first frame is read.
+        name: of the argument, for messages.
 
     Returns:
         One `Photo` per image, in order; sizes may differ.
@@ -78,31 +80,31 @@ def read_photos(lr: ImageLike | Sequence[ImageLike]) -> list[Photo]:
             NaN or Inf, or no pixel; `lr` is an empty list or of another type. One line each.
     """
     if not isinstance(lr, (list, tuple)):
-        return _read(lr)
+        return _read(lr, name)
     if not lr:
-        raise ValueError("lr is an empty list; pass at least one image")
-    return [photo for item in lr for photo in _read(item)]
+        raise ValueError(f"{name} is an empty list; pass at least one image")
+    return [photo for item in lr for photo in _read(item, name)]
 
 
-def _read(item: object) -> list[Photo]:
+def _read(item: object, name: str) -> list[Photo]:
     if isinstance(item, Photo):
         return [item]
     if isinstance(item, (str, os.PathLike)):
         return [_from_file(Path(item))]
     if isinstance(item, Image.Image):
-        return [_from_pil(item, "lr")]
+        return [_from_pil(item, name)]
     if isinstance(item, np.ndarray):
-        return _from_array(item)
+        return _from_array(item, name)
     if isinstance(item, Tensor):
-        return _from_tensor(item)
+        return _from_tensor(item, name)
     raise ValueError(
-        f"lr is of type {type(item).__name__}; pass a path, PIL image, numpy array, tensor or a list of them"
+        f"{name} is of type {type(item).__name__}; pass a path, PIL image, numpy array, tensor or a list of them"
     )
 
 
 def _from_file(path: Path) -> Photo:
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise FileNotFoundError(f"{path} does not exist; check the name")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; pass an image file")
     try:
@@ -112,11 +114,11 @@ def _from_file(path: Path) -> Photo:
             image = Image.open(path)
     except Image.UnidentifiedImageError as error:
         found = "is empty" if path.stat().st_size == 0 else "is not an image that can be read"
-        raise ValueError(f"{path} {found}") from error
+        raise ValueError(f"{path} {found}; {COPY_AGAIN}") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path}: {error}") from error
     except DAMAGE as error:
-        raise ValueError(f"{path} cannot be read: {_first_line(error)}") from error
+        raise ValueError(f"{path} cannot be read: {_first_line(error)}; {COPY_AGAIN}") from error
     with image:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
@@ -129,14 +131,14 @@ def _from_file(path: Path) -> Photo:
 
 def _from_pil(image: Image.Image, name: str) -> Photo:
     if min(image.size) < 1:
-        raise ValueError(f"{name} is {image.width}x{image.height}: it has no pixels")
+        raise ValueError(f"{name} is {image.width}x{image.height}: it has no pixels; pass at least 1x1")
     reduced = any(";16" in str(tile.args) for tile in getattr(image, "tile", []))  # 16-bit RGB, which Pillow cuts to 8
     try:
         image.load()
         upright = _upright(image)
         values = _channels(upright)
     except DAMAGE as error:
-        raise ValueError(f"{name} cannot be read: {_first_line(error)}") from error
+        raise ValueError(f"{name} cannot be read: {_first_line(error)}; {COPY_AGAIN}") from error
     if reduced and values.dtype == np.uint8:
         _warn_16_bit()
     return _photo(_unit(torch.from_numpy(values).movedim(-1, 0), name), _metadata(upright, image.mode))
@@ -189,29 +191,29 @@ def _channels(image: Image.Image) -> np.ndarray:
     return values if values.ndim == 3 else values[..., None]
 
 
-def _from_array(array: np.ndarray) -> list[Photo]:
+def _from_array(array: np.ndarray, name: str) -> list[Photo]:
     if array.ndim not in (2, 3, 4) or (array.ndim > 2 and array.shape[-1] not in (1, 3, 4)):
         raise ValueError(
-            f"lr is an array of shape {array.shape}; pass (H, W), (H, W, C) or (N, H, W, C) with C = 1, 3 or 4"
+            f"{name} is an array of shape {array.shape}; pass (H, W), (H, W, C) or (N, H, W, C) with C = 1, 3 or 4"
         )
     if array.dtype.kind == "f":
         array = array.astype(np.float32)
     elif array.dtype not in (np.uint8, np.uint16, np.bool_):
-        raise ValueError(f"lr is an array of {array.dtype}; pass uint8, or floats in [0, 1]")
+        raise ValueError(f"{name} is an array of {array.dtype}; pass uint8, or floats in [0, 1]")
     values = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
-    return _from_tensor(values if values.ndim == 2 else values.movedim(-1, -3))
+    return _from_tensor(values if values.ndim == 2 else values.movedim(-1, -3), name)
 
 
-def _from_tensor(x: Tensor) -> list[Photo]:
+def _from_tensor(x: Tensor, name: str) -> list[Photo]:
     if x.ndim not in (2, 3, 4) or (x.ndim > 2 and x.shape[-3] not in (1, 3, 4)):
         raise ValueError(
-            f"lr is a tensor of shape {tuple(x.shape)}; pass (H, W), (C, H, W) or (N, C, H, W) with C = 1, 3 or 4"
+            f"{name} is a tensor of shape {tuple(x.shape)}; pass (H, W), (C, H, W) or (N, C, H, W) with C = 1, 3 or 4"
         )
     if x.numel() == 0:
-        raise ValueError(f"lr is of shape {tuple(x.shape)}: it has no pixels")
+        raise ValueError(f"{name} is of shape {tuple(x.shape)}: it has no pixels; pass at least 1x1")
     x = x.detach().cpu()
     batch = x.reshape(-1, x.shape[-3] if x.ndim > 2 else 1, *x.shape[-2:])
-    return [_photo(_unit(image, "lr"), {}) for image in batch]
+    return [_photo(_unit(image, name), {}) for image in batch]
 
 
 def _unit(x: Tensor, name: str) -> Tensor:
@@ -227,7 +229,7 @@ def _unit(x: Tensor, name: str) -> Tensor:
         raise ValueError(f"{name} is of {x.dtype}; pass uint8, or floats in [0, 1]")
     x = x.float()
     if not torch.isfinite(x).all():
-        raise ValueError(f"{name} holds NaN or Inf")
+        raise ValueError(f"{name} holds NaN or Inf; replace them, as torch.nan_to_num does")
     low, high = x.min().item(), x.max().item()
     if low < -FLOAT_TOLERANCE or high > 1 + FLOAT_TOLERANCE:
         remedy = "divide by 255" if low >= 0 and high > 2 else "pass (x + 1) / 2" if -1.01 < low < 0 else "rescale it"

@@ -37,10 +37,12 @@ def find_inputs(arguments: Sequence[str], output: Path) -> list[Input]:
         output: where the results will go.
 
     Raises:
-        ValueError: nothing is found.
+        ValueError: nothing is found, or an argument is empty (an unset variable of a script: not the current folder).
     """
     found: dict[Path, Input] = {}
     for argument in arguments:
+        if not argument:
+            raise ValueError("an input is the empty string; name a file or a folder")
         path = Path(argument)
         if path.is_dir():
             inputs = _images_below(path, path, output)
@@ -53,7 +55,7 @@ def find_inputs(arguments: Sequence[str], output: Path) -> list[Input]:
     if not any(one.path.exists() for one in found.values()):
         missing = [str(one.path) for one in found.values()]
         if missing:
-            raise ValueError(f"no input found: {', '.join(missing)} does not exist")
+            raise ValueError(f"no input found: {', '.join(missing)} does not exist; check the name")
         raise ValueError(f"no input found: {', '.join(arguments)} holds no image ({', '.join(FORMATS)})")
     return list(found.values())
 
@@ -144,11 +146,16 @@ def _check_targets(jobs: Sequence[Job]) -> None:
         if job.target.resolve() in sources:
             raise ValueError(f"{job.target} is an input and would be overwritten; choose another output")
     for folder in sorted({job.target.parent for job in jobs}):
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not existing.is_dir():
-            raise ValueError(f"output folder {folder} cannot be made: {existing} is a file")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise ValueError(f"output folder {folder} is not writable")
+        check_folder(folder)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ValueError when nothing can be written into `folder`, which need not exist yet."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"output folder {folder} cannot be made: {existing} is a file; choose another output")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"output folder {folder} is not writable; choose another output")
 
 
 def without_existing(jobs: Sequence[Job]) -> list[Job]:

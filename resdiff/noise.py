@@ -33,6 +33,8 @@ def seeds_from(generator: torch.Generator | Sequence[torch.Generator] | None, co
     if generator is None or isinstance(generator, torch.Generator):
         generators: Sequence[torch.Generator | None] = [generator] * count
     else:
+        if not isinstance(generator, Sequence):
+            raise ValueError(f"generator is {generator!r}; pass a torch.Generator, such as Generator().manual_seed(0)")
         generators = generator
         if len(generators) != count:
             raise ValueError(f"generator is a list of {len(generators)} for {count} images; pass one or one per image")

@@ -101,7 +101,7 @@ def test_an_unwritable_target_is_reported(tmp_path, capsys):
     (tmp_path / "out" / "a.png").mkdir(parents=True)
     summary = run(jobs_in(tmp_path), nearest)
     assert (summary.written, summary.failed) == (1, 1)
-    assert "a.png" in capsys.readouterr().err
+    assert f"{tmp_path / 'out' / 'a.png'} cannot be written: Is a directory; choose another" in capsys.readouterr().err
     assert names_below(tmp_path / "out") == ["b.png"]
 
 
@@ -124,7 +124,7 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_half_file(tmp_path):
         return nearest(photos)
 
     summary = run(jobs_in(tmp_path), interrupted)
-    assert summary.interrupted and summary.exit_code == 130
+    assert summary.interrupted and summary.exit_code == 1
     assert (summary.written, summary.failed) == (1, 0)
     assert os.listdir(tmp_path / "out") == ["0.png"]
 
@@ -298,6 +298,17 @@ def test_convert_refuses_what_it_would_overwrite_and_what_is_missing(tmp_path, p
         batch.convert_checkpoints([tmp_path / "none.pth"], tmp_path / "out", None, "fp32")
     with pytest.raises(ValueError, match="is a folder; pass a file"):
         batch.convert_checkpoints([tmp_path], tmp_path / "out", None, "fp32")
+    with pytest.raises(ValueError, match=r"cannot be made: .* is a file; choose another"):
+        batch.convert_checkpoints([file], file / "out", None, "fp32")
+
+
+def test_a_folder_that_fails_to_be_written_is_named_and_nothing_is_left(tmp_path, published):
+    file = tmp_path / "a.pth"
+    file.write_bytes(b"")
+    published.fail = OSError(28, "No space left on device")
+    with pytest.raises(OSError, match=r"out cannot be written: No space left on device; choose another folder$"):
+        batch.convert_checkpoints([file], tmp_path / "out", None, "fp32")
+    assert os.listdir(tmp_path) == ["a.pth"]
 
 
 def test_no_warnings_of_our_own(tmp_path):

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -110,16 +109,6 @@ def test_import_and_help_load_nothing_heavy():
     subprocess.run([sys.executable, "-c", LEAN], check=True)
 
 
-def test_import_and_help_take_less_than_half_a_second():
-    def seconds(command: list[str]) -> float:
-        start = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - start
-
-    for code in ("import resdiff", "import resdiff.cli", "from resdiff.cli import app; app(['--help'])"):
-        assert min(seconds([sys.executable, "-c", code]) for _ in range(4)) < 0.5  # the machine may be busy
-
-
 def test_version_and_help():
     assert resdiff("--version").stdout == f"resdiff {__version__}\n"
     for command in ("upscale", "convert", "models", "info"):
@@ -131,7 +120,7 @@ def test_version_and_help():
 
 def test_models_lists_the_bundled_and_the_published_ones():
     lines = resdiff("models").stdout.splitlines()
-    assert [line.split()[:2] for line in lines[:2]] == [["resshift-small", "x4"], ["bicubic", "x4"]]
+    assert [line.split()[:2] for line in lines[:2]] == [["resdiff-small", "x4"], ["bicubic", "x4"]]
     assert any(line.startswith("sinsr-v1 ") and "S-Lab" in line for line in lines)
 
 
@@ -195,8 +184,8 @@ def test_one_bad_file_does_not_stop_the_others(pipe, photos, tmp_path):
     assert result.exit_code == 1
     assert result.stdout == "3 written, 2 failed, 0 skipped\n"
     assert [line.split(": ")[1] for line in errors(result)] == [
-        f"{photos / 'broken.png'} is not an image that can be read",
-        f"{photos / 'gone.png'} does not exist",
+        f"{photos / 'broken.png'} is not an image that can be read; copy it again, or save it as PNG or JPEG",
+        f"{photos / 'gone.png'} does not exist; check the name",
     ]
 
 
@@ -220,8 +209,8 @@ def test_debug_shows_the_traceback(pipe, photos, tmp_path, monkeypatch, how):
 def test_ctrl_c_keeps_finished_files_and_leaves_nothing_else(pipe, photos, tmp_path):
     pipe.trouble[2] = KeyboardInterrupt()
     result = resdiff("upscale", photos, "-o", tmp_path / "out")
-    assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1] == "interrupted: 1 written, 0 failed, 0 skipped"
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == f"1 written, 0 failed, 0 skipped; {cli.INTERRUPTED}"
     assert "Traceback" not in result.output
     assert files_below(tmp_path / "out") == ["one.png"]
 
@@ -232,7 +221,7 @@ def test_ctrl_c_while_the_model_is_loaded_is_one_line(photos, tmp_path, monkeypa
 
     monkeypatch.setattr(batch, "load_pipeline", interrupt)
     result = resdiff("upscale", photos, "-o", tmp_path / "out")
-    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
+    assert (result.exit_code, result.stderr) == (1, f"{cli.INTERRUPTED}\n")
 
 
 def test_options_reach_the_pipeline(pipe, photos, tmp_path):
@@ -297,6 +286,23 @@ def test_options_that_cannot_be_parsed_exit_with_2(pipe, photos, tmp_path, optio
     result = resdiff("upscale", photos, "-o", tmp_path / "out", *options.split())
     assert result.exit_code == 2 and "Traceback" not in result.output
     assert options.split()[0] in errors(result)[0]
+
+
+def test_the_command_says_what_is_wrong_with_its_options_in_one_line(photos, monkeypatch, capsys):
+    for arguments, named in (
+        (["upscale", str(photos)], "--output"),
+        (["upscale", "x", "--bogus"], "--bogus"),
+        (["up"], "up"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["resdiff", *arguments])
+        handler = signal.getsignal(signal.SIGINT)
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        signal.signal(signal.SIGINT, handler)
+        said = capsys.readouterr()
+        assert caught.value.code == 2 and said.out == ""
+        (line,) = said.err.splitlines()
+        assert line.startswith("Error: ") and named in line and "--help" in line
 
 
 def test_missing_arguments_exit_with_2(photos):
@@ -399,9 +405,18 @@ def test_a_real_ctrl_c_ends_the_command_in_one_line(tmp_path):
     assert process.stdout.readline() == "now\n"
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert said.splitlines()[-1] == "interrupted: 1 written, 0 failed, 0 skipped" and "Traceback" not in said
+    assert process.returncode == 1
+    assert said.splitlines()[-1] == f"1 written, 0 failed, 0 skipped; {cli.INTERRUPTED}" and "Traceback" not in said
     assert os.listdir(tmp_path / "out") == ["a.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_after_the_command_has_ended_is_ignored():
+    code = "import os, signal, sys; from resdiff import cli\n"
+    code += "try:\n    sys.argv[1:] = ['--version']; cli.main()\n"
+    code += "finally:\n    os.kill(os.getpid(), signal.SIGINT)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_real_command_enlarges_a_photo(tmp_path):

@@ -91,7 +91,9 @@ def test_unknown_devices_are_refused(name):
 
 def test_absent_devices_are_refused(monkeypatch):
     without_cuda(monkeypatch)
-    with pytest.raises(ValueError, match="device is 'cuda', but this machine has 0 cuda devices"):
+    with pytest.raises(
+        ValueError, match="device is 'cuda', but this machine has 0 cuda devices; choose another, such as cpu"
+    ):
         check_device("cuda")
     with_cuda(monkeypatch, 9, count=2)
     assert check_device("cuda:1") == torch.device("cuda:1")

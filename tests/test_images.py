@@ -223,7 +223,7 @@ def test_a_small_overshoot_is_clamped():
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         read_photos(tmp_path / "none.png")
-    assert str(caught.value) == f"{tmp_path / 'none.png'} does not exist"
+    assert str(caught.value) == f"{tmp_path / 'none.png'} does not exist; check the name"
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,12 @@ def test_nothing_found_is_an_error_that_says_what_was_looked_for(tmp_path):
         find_inputs([str(tmp_path / "empty"), f"{tmp_path}/*.jpg"], tmp_path / "out")
 
 
+def test_an_empty_name_is_not_the_current_folder(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    with pytest.raises(ValueError, match="empty string; name a file"):
+        find_inputs([""], tree / "out")
+
+
 def test_one_missing_file_among_others_is_left_to_the_run(tree, tmp_path):
     assert found([tree / "none.png", tree / "a.jpg"], tmp_path / "out") == ["none.png", "a.jpg"]
 

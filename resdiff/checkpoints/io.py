@@ -81,6 +81,17 @@ def load_strictly(
     The tensors are copied and become the model's own, so `model` may have been built without storage (meta device).
     Raises CheckpointError: names are missing, left over, or have another shape.
     """
+    check_fit(model, state, ignorable, source)
+    model.load_state_dict(
+        {key: state[key].to(_own_dtype(model, key, state[key], dtype), copy=True) for key in model.state_dict()},
+        assign=True,
+    )
+
+
+def check_fit(
+    model: nn.Module, state: Mapping[str, Tensor], ignorable: Sequence[str] = (), source: str | Path = "the checkpoint"
+) -> None:
+    """Raise CheckpointError unless `state` (meta tensors will do) has the names and shapes of `model`; see above."""
     expected = model.state_dict()
     missing = [key for key in expected if key not in state]
     extra = [key for key in state if key not in expected and not any(fnmatchcase(key, p) for p in ignorable)]
@@ -91,9 +102,6 @@ def load_strictly(
         raise CheckpointError(
             f"{source} does not fit {type(model).__name__}: {'; '.join(filter(None, problems))}; use a file of this model"
         )
-    model.load_state_dict(
-        {key: state[key].to(_own_dtype(model, key, state[key], dtype), copy=True) for key in expected}, assign=True
-    )
 
 
 def _own_dtype(model: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:

@@ -189,7 +189,7 @@ def _find_autoencoder(known: KnownModel, unet_file: Path) -> Path:
     if path is None:
         raise CheckpointError(
             f"{known.name} needs {name}, which is neither beside {unet_file} nor in {cache_dir()}: "
-            f"download {url} into one of them, or give the path of the file as well"
+            f"download {url} into one of them, or pass the file to resdiff convert (vae_file= in Python)"
         )
     return path
 

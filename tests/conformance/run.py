@@ -2,7 +2,7 @@
 
     python tests/conformance/run.py DIR...                     every case in the folders (or files) given
     python tests/conformance/run.py DIR --kind "resshift/*"    only these kinds
-    python tests/conformance/run.py DIR --json report.json     also as JSON ("-": on stdout, the lines on stderr)
+    python tests/conformance/run.py DIR --json report.json     also as JSON (without a file: on stdout, lines on stderr)
 
 Prints a line for each case, `PASS|FAIL|SKIP kind file max_error tolerance compared/total`, then the counts. The error is
 that of the tensor nearest to its tolerance (`case.py` has the rules). Exits with 1 when a case failed, 2 when there is
@@ -135,10 +135,22 @@ def is_not_built(kind: str) -> bool:
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="folders (searched recursively) or files")
+    parser.add_argument("paths", nargs="*", type=Path, metavar="DIR", help="folders (searched recursively) or files")
     parser.add_argument("--kind", default="*", metavar="PATTERN", help='only kinds that fit, e.g. "resshift/*"')
-    parser.add_argument("--json", metavar="PATH", help='write the results as JSON; "-" for stdout')
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="PATH.json",
+        help="the results as JSON, into a file or on stdout (the lines then go to stderr)",
+    )
+    args = parser.parse_args(arguments)
+    if args.json not in (None, "-") and not args.json.endswith(".json"):  # `--json DIR`: the folder is not the report
+        args.paths.insert(0, Path(args.json))
+        args.json = "-"
+    if not args.paths:
+        parser.error("name a folder with vector files")
+    return args
 
 
 def find_cases(paths: Sequence[Path], pattern: str) -> dict[Path, str]:

@@ -219,12 +219,13 @@ def test_json_holds_the_same_results(kinds: dict, tmp_path: Path, capsys: pytest
     report = tmp_path / "report.json"
     assert run.main([str(path), "--json", str(report)]) == 1
     capsys.readouterr()
-    assert run.main([str(path), "--json", "-"]) == 1
-    on_stdout = json.loads(capsys.readouterr().out)
-    assert on_stdout == json.loads(report.read_text())
-    assert on_stdout["failed"] == 1
-    assert on_stdout["cases"][0]["status"] == "FAIL"
-    assert on_stdout["cases"][0]["error"] is None
+    for arguments in ([str(path), "--json"], ["--json", str(path)], ["--json", "-", str(path)]):
+        assert run.main(arguments) == 1
+        assert json.loads(capsys.readouterr().out) == json.loads(report.read_text())
+    written = json.loads(report.read_text())
+    assert written["failed"] == 1
+    assert written["cases"][0]["status"] == "FAIL"
+    assert written["cases"][0]["error"] is None
 
 
 def test_the_script_runs_from_any_folder(tmp_path: Path) -> None:

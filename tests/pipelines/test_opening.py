@@ -6,6 +6,7 @@ import pytest
 import torch
 from resdiff.pipelines import SRPipeline
 from resdiff.pipelines.bicubic import BicubicPipeline
+from safetensors.torch import load_file, save_file
 
 from resdiff.resize import bicubic
 
@@ -24,10 +25,8 @@ def test_bicubic_saves_and_opens(tmp_path) -> None:
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(
-        ValueError, match=r"did you mean resshift-small\?.*known are resshift-small, bicubic, "
-    ) as caught:
-        SRPipeline.from_pretrained("resshift-smal")
+    with pytest.raises(ValueError, match=r"did you mean resdiff-small\?.*known are resdiff-small, bicubic, ") as caught:
+        SRPipeline.from_pretrained("resdiff-smal")
     assert "\n" not in str(caught.value)
 
 
@@ -42,6 +41,7 @@ def test_a_known_name_without_files_says_where_to_get_them(tmp_path, monkeypatch
     [
         (None, "no model_index.json"),
         ("{", "not a pipeline description"),
+        ("[1]", "not a pipeline description"),
         ('{"_class_name": "FluxPipeline"}', "FluxPipeline"),
     ],
 )
@@ -51,6 +51,44 @@ def test_a_folder_that_is_no_pipeline_is_one_clear_line(tmp_path, index, message
     with pytest.raises(ValueError, match=message) as caught:
         SRPipeline.from_pretrained(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_bicubic_may_be_tiled_at_any_size() -> None:
+    pipe = SRPipeline.from_pretrained("bicubic")
+    assert pipe(torch.rand(1, 3, 40, 30), tile=16, output_type="pt").images.shape == (1, 3, 160, 120)
+
+
+def test_a_folder_whose_weights_lack_a_name_or_have_one_too_many_is_refused(tmp_path, latent) -> None:
+    latent.save_pretrained(tmp_path)
+    file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    whole = load_file(file)
+    name = next(iter(whole))
+    save_file({key: tensor for key, tensor in whole.items() if key != name}, file)
+    with pytest.raises(ValueError, match=rf"unet does not fit SwinUNet: 1 missing \({name}\)"):
+        SRPipeline.from_pretrained(tmp_path)
+    save_file(whole | {"more": torch.zeros(1)}, file)
+    with pytest.raises(ValueError, match=r"unet does not fit SwinUNet: 1 unexpected \(more\)"):
+        SRPipeline.from_pretrained(tmp_path)
+    assert SRPipeline.from_pretrained(tmp_path, unet=latent.unet).unet is latent.unet
+    save_file(whole, file)
+    assert SRPipeline.from_pretrained(tmp_path).default_steps == 4
+
+
+@pytest.mark.parametrize("model", [None, "bicubic"])
+def test_options_of_published_files_are_refused_where_they_mean_nothing(model) -> None:
+    with pytest.raises(ValueError, match="known_as and vae_file are for published files"):
+        SRPipeline.from_pretrained(model, known_as="sinsr-v1")
+
+
+def test_unknown_options_for_a_published_file_are_refused(tmp_path) -> None:
+    (tmp_path / "a.pth").touch()
+    with pytest.raises(ValueError, match="varient: unknown option"):
+        SRPipeline.from_pretrained(tmp_path / "a.pth", varient="fp16")
+
+
+def test_the_older_name_of_dtype_works(tmp_path, pixel) -> None:
+    pixel.save_pretrained(tmp_path)
+    assert SRPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
 def test_a_published_file_opens_as_its_model(tmp_path, latent, monkeypatch) -> None:

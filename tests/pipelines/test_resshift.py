@@ -105,6 +105,8 @@ def test_inpainting_says_what_is_wrong_with_its_mask(inpainting) -> None:
         inpainting(lr, mask=torch.zeros(2, 1, 16, 16))
     with pytest.raises(ValueError, match="leave scale out"):
         inpainting(lr, mask=torch.zeros(1, 1, 16, 16), scale=2)
+    with pytest.raises(ValueError, match="mask holds NaN"):
+        inpainting(np.zeros((32, 32, 3), np.uint8), mask=np.full((32, 32), np.nan))
 
 
 def test_a_saved_pipeline_opens_as_what_it_was(pipe, tmp_path) -> None:
