@@ -17,6 +17,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ def reset_peak() -> None:
         print("the peak of the import cannot be reset here and is counted", file=sys.stderr)
 
 
-def full_size_pipeline(steps: int):
-    """Return the published architecture with random weights, scheduled for `steps`."""
+def full_size_pipeline(steps: int, dtype: Any) -> Any:
+    """Return the published architecture with random weights of torch's `dtype`, scheduled for `steps`."""
     from resdiff.pipelines.resshift import ResShiftPipeline
 
     from resdiff.models.swin_unet import SwinUNet
@@ -81,7 +82,8 @@ def full_size_pipeline(steps: int):
     from resdiff.schedulers.resshift import ResShiftScheduler
 
     scheduler = ResShiftScheduler(num_train_timesteps=max(steps, 4))
-    return ResShiftPipeline(SwinUNet(num_head_channels=32, lq_size=64).eval(), VQAutoencoder().eval(), scheduler)
+    networks = (network.eval().to(dtype) for network in (SwinUNet(lq_size=64), VQAutoencoder()))
+    return ResShiftPipeline(*networks, scheduler)
 
 
 def measure(case: Case, repeats: int) -> Measurement:
@@ -96,8 +98,9 @@ def measure(case: Case, repeats: int) -> Measurement:
     reset_peak()
     started = time.perf_counter()
     dtype = getattr(torch, case.dtype)
-    pipe = SRPipeline.from_pretrained() if case.model == "small" else full_size_pipeline(case.steps)
-    pipe.to(case.device, dtype)
+    small = case.model == "small"
+    pipe = SRPipeline.from_pretrained(dtype=dtype) if small else full_size_pipeline(case.steps, dtype)
+    pipe.to(case.device)
     load = time.perf_counter() - started
     pipe.set_progress_bar_config(disable=True)
 

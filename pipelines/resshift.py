@@ -39,7 +39,7 @@ class ResShiftPipeline(SRPipeline):
     ):
         super().__init__()
         for network in (unet, vae):
-            if network is not None:  # the layout that convolutions are fastest in, above all in bfloat16
+            if network is not None and network.dtype != torch.float32:  # in float32 it gains nothing and rounds more
                 network.to(memory_format=torch.channels_last)
         self.register_modules(unet=unet, vae=vae, scheduler=scheduler)
         self.register_to_config(
