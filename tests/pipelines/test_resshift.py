@@ -117,7 +117,12 @@ def test_a_saved_pipeline_opens_as_what_it_was(pipe, tmp_path) -> None:
     opened.set_progress_bar_config(disable=True)
     lr = photo(9, 11)
     run = [p(lr, generator=seeded(), output_type="latent").images for p in (pipe, opened)]
-    torch.testing.assert_close(run[0], run[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(run[0], run[1], atol=1e-4, rtol=0)  # other memory, other kernels: rounding differs
+    for name in ("unet", "vae"):
+        saved, loaded = (getattr(p, name) for p in (pipe, opened))
+        assert (saved is None) == (loaded is None)
+        if saved is not None:
+            assert all(torch.equal(x, loaded.state_dict()[key]) for key, x in saved.state_dict().items())
 
 
 def test_one_scheduler_serves_calls_with_other_numbers_of_steps(pipe) -> None:
