@@ -379,7 +379,8 @@ def test_bad_conversions_are_one_line_and_exit_code_2(tmp_path):
 # --- the real thing --------------------------------------------------------------------------------------------------
 
 SLOW = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background inherits it ignored
 from resdiff import batch, cli
 class Slow:
     native_scale = default_steps = 4
