@@ -41,10 +41,12 @@ def test_the_real_launcher_trains_and_resumes_and_writes_a_pipeline(photos, tmp_
         "--learning_rate",
         "1e-2",
     ]
-    for extra in (["--max_train_steps", "2"], ["--max_train_steps", "4", "--resume_from_checkpoint"]):
+    held_out = ["--validation_dir", str(ROOT / "tests" / "data")]
+    for extra in (["--max_train_steps", "2"], ["--max_train_steps", "4", "--resume_from_checkpoint", *held_out]):
         done = subprocess.run([*command, *arguments, *extra], capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert "resumed from" in done.stderr and "broken.jpg skipped" in done.stderr
+    assert "psnr_rgb=" in done.stdout + done.stderr
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {
         "checkpoint-2",
         "checkpoint-4",
