@@ -75,10 +75,9 @@ def reset_peak() -> None:
 
 def full_size_pipeline(steps: int, dtype: Any) -> Any:
     """Return the published architecture with random weights of torch's `dtype`, scheduled for `steps`."""
-    from resdiff.pipelines.resshift import ResShiftPipeline
-
     from resdiff.models.swin_unet import SwinUNet
     from resdiff.models.vq import VQAutoencoder
+    from resdiff.pipelines.resshift import ResShiftPipeline
     from resdiff.schedulers.resshift import ResShiftScheduler
 
     scheduler = ResShiftScheduler(num_train_timesteps=max(steps, 4))

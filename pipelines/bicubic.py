@@ -1,9 +1,9 @@
 """`BicubicPipeline`: plain bicubic interpolation behind the same call, the baseline to look at beside any model."""
 
-from resdiff.pipelines.base import OnStep, SRPipeline, scaled_size
 from torch import Tensor
 
 from resdiff.noise import Noise
+from resdiff.pipelines.base import OnStep, SRPipeline, scaled_size
 from resdiff.resize import bicubic
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from resdiff.pipelines.base import SRPipeline
-from resdiff.pipelines.bicubic import BicubicPipeline
-from resdiff.pipelines.registry import FAMILIES
-from resdiff.pipelines.resshift import ResShiftPipeline
 
 from resdiff.checkpoints.io import check_fit, read_shapes
 from resdiff.checkpoints.known import KNOWN
 from resdiff.checkpoints.resshift import in_cache
+from resdiff.pipelines.base import SRPipeline
+from resdiff.pipelines.bicubic import BicubicPipeline
+from resdiff.pipelines.registry import FAMILIES
+from resdiff.pipelines.resshift import ResShiftPipeline
 
 BUNDLED = "resdiff-small"
 
@@ -34,11 +34,12 @@ def open_pipeline(
 ) -> SRPipeline:
     """Open what `SRPipeline.from_pretrained` was given; raises ValueError in one line when it cannot."""
     dtype = kwargs.pop("torch_dtype", dtype)  # diffusers' older name
-    path = bundled_folder() if model is None or str(model) == BUNDLED else Path(model)
-    if path.is_dir() or str(model) == "bicubic":
+    name = BUNDLED if model is None else str(model)
+    path = bundled_folder() if name == BUNDLED else Path(name)
+    if name == "bicubic" or path.is_dir():
         if known_as is not None or vae_file is not None:
-            raise ValueError(f"known_as and vae_file are for published files; {model or BUNDLED} needs neither")
-        return BicubicPipeline() if str(model) == "bicubic" else open_folder(path, dtype=dtype, **kwargs)
+            raise ValueError(f"known_as and vae_file are for published files; {name} needs neither")
+        return BicubicPipeline() if name == "bicubic" else open_folder(path, dtype=dtype, **kwargs)
     if kwargs:
         raise ValueError(
             f"{', '.join(kwargs)}: unknown options; for published files there are dtype, known_as, vae_file"
@@ -46,13 +47,13 @@ def open_pipeline(
     if path.is_file():
         extra = [Path(vae_file)] if vae_file is not None else []
         return ResShiftPipeline.from_published([path, *extra], known_as, dtype)
-    if str(model) in KNOWN:
-        published = in_cache(str(model))
-        return ResShiftPipeline.from_published([published.unet_file, published.autoencoder_file], str(model), dtype)
+    if name in KNOWN:
+        published = in_cache(name)
+        return ResShiftPipeline.from_published([published.unet_file, published.autoencoder_file], name, dtype)
     names = [BUNDLED, "bicubic", *KNOWN]
-    close = difflib.get_close_matches(str(model), names, n=1)
+    close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise ValueError(f"model {str(model)!r} is no file, folder or known name; {hint}known are {', '.join(names)}")
+    raise ValueError(f"model {name!r} is no file, folder or known name; {hint}known are {', '.join(names)}")
 
 
 def open_folder(folder: Path, **kwargs: Any) -> SRPipeline:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from resdiff.pipelines.base import OnStep, SRPipeline, scaled_size
 from torch import Tensor
 
 from resdiff.models.pixel_unet import PixelUNet
 from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
 from resdiff.noise import Noise
+from resdiff.pipelines.base import OnStep, SRPipeline, scaled_size
 from resdiff.resize import bicubic
 from resdiff.schedulers.resshift import ResShiftScheduler
 from resdiff.tiling import Smooth

@@ -1,7 +1,7 @@
 """Which device and which floating-point type to run on, by what the machine can do.
 
-bfloat16 on a CPU pays with AMX (2.4 times faster than float32) and with the AVX512-BF16 of AMD's Zen (1.9 times, see
-eval/RESULTS.md); with that of Intel's it is a little slower, without either three to six times. float16 on a CPU is
+bfloat16 on a CPU pays with AMX (2.4 times faster than float32) and with the AVX512-BF16 of AMD's Zen (1.7 to 2.2 times,
+see eval/RESULTS.md); with that of Intel's it is a little slower, without either three to six times. float16 on a CPU is
 slower still, and refused.
 """
 

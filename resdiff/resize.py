@@ -25,7 +25,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BicubicKernel = Literal["matlab", "pil", "torch"]
-PadMode = Literal["reflect", "replicate"]
 Image8 = TypeVar("Image8", np.ndarray, Tensor)
 
 
@@ -114,11 +113,11 @@ def cubic_taps(length: int, out_length: int, scale: float) -> tuple[np.ndarray, 
     return indices, weights / weights.sum(axis=1, keepdims=True)
 
 
-def pad_to_multiple(x: Tensor, multiple: int, mode: PadMode = "reflect") -> tuple[Tensor, tuple[int, int]]:
-    """Pad bottom and right until both sides are multiples; nothing is added where they already are.
+def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
+    """Reflect at the bottom and right until both sides are multiples; nothing is added where they already are.
 
-    ``reflect`` equals torch's where torch allows it (pad smaller than the side) and goes on reflecting to and fro
-    where it does not, down to a side of 1. ``replicate`` repeats the last row and column.
+    Equals torch's ``reflect`` where torch allows it (pad smaller than the side) and goes on reflecting to and fro where
+    it does not, down to a side of 1.
 
     Args:
         x: (..., H, W), any dtype, H and W at least 1.
@@ -128,14 +127,14 @@ def pad_to_multiple(x: Tensor, multiple: int, mode: PadMode = "reflect") -> tupl
         the padded tensor and the (H, W) to crop back to with ``y[..., :H, :W]``.
 
     Raises:
-        ValueError: an empty side, a multiple below 1, or an unknown mode.
+        ValueError: an empty side, or a multiple below 1.
     """
     h, w = x.shape[-2:]
     if multiple < 1 or min(h, w) < 1:
         raise ValueError(f"cannot pad {h}x{w} to multiples of {multiple}: sides and multiple must be at least 1")
     for dim, side in ((-2, h), (-1, w)):
         if side % multiple:
-            x = x.index_select(dim, _border_indices(side, side + -side % multiple, mode).to(x.device))
+            x = x.index_select(dim, _reflected_indices(side, side + -side % multiple).to(x.device))
     return x, (h, w)
 
 
@@ -166,13 +165,8 @@ def _resample_mirrored(x: Tensor, out_length: int, dim: Literal[-2, -1]) -> Tens
     return reduce(torch.add, (x.index_select(dim, index) * weight[:, None] for index, weight in taps))
 
 
-def _border_indices(side: int, padded: int, mode: PadMode) -> Tensor:
+def _reflected_indices(side: int, padded: int) -> Tensor:
     """Source index of each of the `padded` positions; those from `side` on lie beyond the edge."""
-    i = torch.arange(padded)
-    if mode == "replicate":
-        return i.clamp_max(side - 1)
-    if mode == "reflect":
-        period = max(2 * (side - 1), 1)
-        i = i % period
-        return torch.minimum(i, period - i) if side > 1 else i
-    raise ValueError(f"mode is {mode!r}, choose 'reflect' or 'replicate'")
+    period = max(2 * (side - 1), 1)
+    i = torch.arange(padded) % period
+    return torch.minimum(i, period - i) if side > 1 else i

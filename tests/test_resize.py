@@ -147,8 +147,6 @@ def test_bad_arguments_are_named():
         matlab_legacy(np.zeros((4, 4)), 0.25)
     with pytest.raises(ValueError, match="scale is"):
         matlab_legacy(np.zeros((4, 4), np.uint8), 0)
-    with pytest.raises(ValueError, match="mode is"):
-        pad_to_multiple(x, 3, "constant")
     with pytest.raises(ValueError, match="at least 1"):
         pad_to_multiple(x, 0)
 
@@ -190,17 +188,16 @@ def test_legacy_resize_reproduces_the_published_low_resolution_images(name, coun
     h=st.integers(1, 40),
     w=st.integers(1, 40),
     multiple=st.integers(1, 64),
-    mode=st.sampled_from(["reflect", "replicate"]),
 )
 @settings(max_examples=150, deadline=None)
-def test_padding_reaches_multiples_and_crops_back(h, w, multiple, mode):
+def test_padding_reaches_multiples_and_crops_back(h, w, multiple):
     x = torch.arange(h * w, dtype=torch.float32).reshape(1, 1, h, w)
-    padded, size = pad_to_multiple(x, multiple, mode)
+    padded, size = pad_to_multiple(x, multiple)
     ph, pw = padded.shape[-2:]
     assert ph % multiple == 0 and pw % multiple == 0 and 0 <= ph - h < multiple and 0 <= pw - w < multiple
     assert size == (h, w) and torch.equal(padded[..., :h, :w], x)
-    if mode == "replicate" or (ph - h < h and pw - w < w):
-        assert torch.equal(padded, F.pad(x, (0, pw - w, 0, ph - h), mode=mode))
+    if ph - h < h and pw - w < w:
+        assert torch.equal(padded, F.pad(x, (0, pw - w, 0, ph - h), mode="reflect"))
 
 
 def test_padding_goes_on_reflecting_where_torch_refuses():

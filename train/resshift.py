@@ -10,6 +10,7 @@ folder that `SRPipeline.from_pretrained` opens, with the EMA weights.
 
 import argparse
 import logging
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,16 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from resdiff.pipelines.resshift import ResShiftPipeline
-from resdiff.train.loop import Schedule, fit
 from torch import Tensor
 
 from resdiff.data.photos import load_photos, random_crops
+from resdiff.devices import DTYPES
 from resdiff.diffusion import resshift
 from resdiff.models.pixel_unet import PixelUNet
+from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.resize import bicubic
 from resdiff.schedulers.resshift import ResShiftScheduler
+from resdiff.train.loop import Schedule, fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +37,7 @@ class Arguments:
 
     train_data_dir: Path
     output_dir: Path
-    validation_dir: Path | None = (
-        None  # HR photos whose PSNR is reported beside each checkpoint; none of them is trained on
-    )
+    validation_dir: Path | None = None  # HR photos, not trained on: their PSNR is reported beside each checkpoint
     max_train_steps: int | None = None
     max_train_minutes: float | None = None
     checkpointing_minutes: float = 5.0
@@ -50,7 +50,7 @@ class Arguments:
     ema_decay: float = 0.999
     last_step_share: float = 0.3  # of the draws of t that are forced to T-1, the step that one-step sampling uses
     mixed_precision: str = "no"
-    dtype: str = "fp16"  # of the weights written at the end
+    dtype: str = "fp16"  # of the weights written at the end: a name of resdiff.devices.DTYPES
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,6 +61,18 @@ class Arguments:
             raise ValueError(f"--train_batch_size {self.train_batch_size} must be at least 1")
         if not 0 <= self.last_step_share <= 1:
             raise ValueError(f"--last_step_share {self.last_step_share} must lie in [0, 1]")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"--dtype {self.dtype} is unknown; choose one of {', '.join(DTYPES)}")
+        _ = self.schedule
+
+    @property
+    def schedule(self) -> Schedule:
+        """How long to train; raises ValueError when nothing says."""
+        return Schedule(
+            max_train_steps=self.max_train_steps,
+            max_train_minutes=self.max_train_minutes,
+            checkpointing_minutes=self.checkpointing_minutes,
+        )
 
 
 def parse_args(input_args: list[str] | None = None) -> Arguments:
@@ -142,11 +154,6 @@ def validation_psnr(unet: PixelUNet, scheduler: ResShiftScheduler, photos: list[
 
 def main(args: Arguments) -> None:
     """Train and write the pipeline folder."""
-    schedule = Schedule(
-        max_train_steps=args.max_train_steps,
-        max_train_minutes=args.max_train_minutes,
-        checkpointing_minutes=args.checkpointing_minutes,
-    )
     photos = load_photos(args.train_data_dir, min_side=args.resolution)
     held_out = load_photos(args.validation_dir, min_side=256) if args.validation_dir else []
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
@@ -183,7 +190,7 @@ def main(args: Arguments) -> None:
         accelerator=accelerator,
         optimizer=optimizer,
         learning_rate=args.learning_rate,
-        schedule=schedule,
+        schedule=args.schedule,
         output_dir=args.output_dir,
         ema=ema,
         parameters=parameters,
@@ -192,10 +199,13 @@ def main(args: Arguments) -> None:
     )
     if accelerator.is_main_process:
         ema.copy_to(parameters)
-        final = accelerator.unwrap_model(unet).to(getattr(torch, {"fp16": "float16", "fp32": "float32"}[args.dtype]))
+        final = accelerator.unwrap_model(unet).to(DTYPES[args.dtype])
         build_pipeline(final, scheduler).save_pretrained(args.output_dir)
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main(parse_args())
+    try:
+        main(parse_args())
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 Condition = Literal["resshift", "sinsr"]
-Task = Literal["realsr", "bicsr", "inpainting", "faceir"]
 
 RELEASES = "https://github.com/zsyOAOA/ResShift/releases/download"
 SINSR_RELEASE = "https://github.com/wyf0912/SinSR/releases/download/v1.0"
@@ -69,12 +68,10 @@ class KnownModel:
     schedule: KnownSchedule
     num_inference_steps: int
     autoencoder: KnownAutoencoder = VQ_F4
-    task: Task = "realsr"
     scale: int = 4  # output side over input side
     condition: Condition = "resshift"  # how the network takes the LR image
     cond_mask: bool = False  # takes an inpainting mask
     tile_size: int = 512  # published side of a tile, in LR pixels; larger images are cut
-    tile_stride: int = 448
     licence: str = S_LAB
 
     @property
@@ -104,7 +101,6 @@ _MODELS = (
         release=f"{RELEASES}/v1.0",
         schedule=KnownSchedule(kappa=1.0),
         num_inference_steps=15,
-        task="bicsr",
     ),
     KnownModel(
         name="resshift-bicsrx4-matlab-s15",
@@ -113,7 +109,6 @@ _MODELS = (
         release=f"{RELEASES}/v1.0",
         schedule=STEPS_15,
         num_inference_steps=15,
-        task="bicsr",
     ),
     KnownModel(
         name="sinsr-v1",
@@ -156,7 +151,6 @@ _MODELS = (
         release=f"{RELEASES}/v2.0",
         schedule=STEPS_4,
         num_inference_steps=4,
-        task="bicsr",
     ),
     KnownModel(
         name="resshift-inpaint-imagenet",
@@ -165,11 +159,9 @@ _MODELS = (
         release=f"{RELEASES}/v2.0",
         schedule=STEPS_4,
         num_inference_steps=4,
-        task="inpainting",
         scale=1,
         cond_mask=True,
         tile_size=1024,
-        tile_stride=1024,
     ),
     KnownModel(
         name="resshift-inpaint-face",
@@ -179,11 +171,9 @@ _MODELS = (
         schedule=STEPS_4,
         num_inference_steps=4,
         autoencoder=VQ_F4_FACE,
-        task="inpainting",
         scale=1,
         cond_mask=True,
         tile_size=1024,
-        tile_stride=1024,
     ),
     KnownModel(
         name="resshift-faceir",
@@ -193,10 +183,8 @@ _MODELS = (
         schedule=STEPS_4,
         num_inference_steps=4,
         autoencoder=VQ_F8_FACE,
-        task="faceir",
         scale=1,
         tile_size=1024,
-        tile_stride=1024,
     ),
 )
 

@@ -13,13 +13,13 @@ import torch
 from case import Case
 from diffusion import DIFFUSION_DEFAULTS, input_scaling, scheduler_of
 from networks import REFERENCE_DEFAULTS, VQ_UNUSED, load, swin_unet_config
-from resdiff.pipelines.resshift import ResShiftPipeline
 from torch import Tensor
 
 from resdiff.diffusion import resshift
 from resdiff.losses.distillation import distillation_losses
 from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
+from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.resize import pad_to_multiple
 from resdiff.schedulers.resshift import ResShiftScheduler
 from resdiff.tiling import Box, Chop, boxes

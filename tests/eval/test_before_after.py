@@ -2,6 +2,7 @@
 
 import numpy as np
 from PIL import Image
+
 from resdiff.eval.before_after import GAP, main, parse_args, side_by_side
 
 

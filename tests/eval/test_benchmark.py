@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from resdiff.eval import benchmark
-from resdiff.eval.benchmark import BASELINE, evaluate_set, find_sets, main, measure, parse_args, upscale_bicubic
 
 import resdiff
+from resdiff.eval import benchmark
+from resdiff.eval.benchmark import BASELINE, evaluate_set, find_sets, main, measure, parse_args, upscale_bicubic
 from resdiff.metrics.psnr import psnr
 from resdiff.metrics.ssim import ssim
 from resdiff.resize import bicubic, matlab_legacy

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from resdiff.pipelines.resshift import ResShiftPipeline
-from resdiff.train.resshift import build_scheduler
 
 from resdiff.models.pixel_unet import PixelUNet
 from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
+from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.schedulers.resshift import ResShiftScheduler
+from resdiff.train.resshift import build_scheduler
 
 
 def randomise(module: torch.nn.Module, std: float = 0.08) -> torch.nn.Module:

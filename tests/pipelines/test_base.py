@@ -1,15 +1,18 @@
 """What every pipeline's call does: inputs, seeds, batches, sizes, outputs, errors. Runs over the kinds of the family."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from resdiff.pipelines import SRPipeline
-from resdiff.pipelines.base import same_size_batches, scaled_size
 
+from resdiff.images import read_photos
 from resdiff.noise import SeededNoise
+from resdiff.pipelines import SRPipeline
+from resdiff.pipelines.base import BATCH_PIXELS, Item, same_size_batches, scaled_size
 from resdiff.resize import bicubic
-from resdiff.tiling import Smooth
+from resdiff.tiling import Box, Smooth
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -110,8 +113,6 @@ def test_latents_are_the_noise_that_starts_the_chain(pipe) -> None:
     seed = int(torch.randint(-(2**63), 2**63 - 1, (), generator=g))
     height, width = photo().shape[:2]
     padded = [side + -side % pipe.padding_multiple for side in (height, width)]
-    from resdiff.tiling import Box
-
     noise = SeededNoise([seed], torch.device("cpu"), None, Box(0, 0, *padded))(0, shape)
     seen.clear()
     pipe(photo(), generator=seeded(9), latents=noise, callback_on_step_end=note)
@@ -150,8 +151,6 @@ def test_a_family_without_text_warns_once_about_a_prompt(pipe) -> None:
     pipe._warned_of_prompt = False
     with pytest.warns(UserWarning, match="takes no text"):
         pipe(photo(8, 8), "sharp fur")
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pipe(photo(8, 8), "sharp fur")
@@ -207,10 +206,6 @@ def test_bad_images_are_one_clear_line(pipe, bad) -> None:
 
 
 def test_a_long_list_of_one_size_is_cut_into_batches_of_bounded_area(pipe) -> None:
-    from resdiff.pipelines.base import BATCH_PIXELS, Item
-
-    from resdiff.images import read_photos
-
     side = 200
     items = [Item(i, p, None) for i, p in enumerate(read_photos([photo(side, side)] * 9 + [photo(20, 20)]))]
     batches = list(same_size_batches(items))

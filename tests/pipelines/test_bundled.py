@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from resdiff.pipelines import SRPipeline
-from resdiff.pipelines.opening import bundled_folder
 
 from resdiff.metrics.psnr import psnr
+from resdiff.pipelines import SRPipeline
+from resdiff.pipelines.opening import bundled_folder
 from resdiff.resize import matlab_legacy
 
 DATA = Path(__file__).parents[1] / "data"
@@ -42,7 +42,7 @@ def gain(pipe: SRPipeline, steps: int) -> float:
     return quality[0] - quality[1]
 
 
-@pytest.mark.parametrize(("steps", "least"), [(1, 0.5), (4, 0.3)])
+@pytest.mark.parametrize(("steps", "least"), [(1, 0.6), (4, 0.4)])
 def test_it_beats_bicubic_on_a_photo_it_was_not_trained_on(bundled, steps: int, least: float) -> None:
     assert gain(bundled, steps) > least
 

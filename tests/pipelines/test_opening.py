@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from resdiff.pipelines import SRPipeline
-from resdiff.pipelines.bicubic import BicubicPipeline
 from safetensors.torch import load_file, save_file
 
+from resdiff.pipelines import SRPipeline
+from resdiff.pipelines.bicubic import BicubicPipeline
 from resdiff.resize import bicubic
 
 

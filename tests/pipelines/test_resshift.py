@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from resdiff.pipelines import SRPipeline
-from resdiff.pipelines.resshift import ResShiftPipeline
 
 from resdiff.models.pixel_unet import PixelUNet
+from resdiff.pipelines import SRPipeline
+from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.resize import bicubic
 from resdiff.schedulers.resshift import ResShiftScheduler
 from resdiff.tiling import Chop, Smooth

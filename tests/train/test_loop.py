@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
+
 from resdiff.train.loop import Progress, Schedule, cosine, fit, latest_checkpoint
 
 

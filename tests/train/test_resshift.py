@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from resdiff.pipelines import SRPipeline
-from resdiff.train.resshift import build_scheduler, degrade, diffusion_loss, parse_args
 from safetensors.torch import load_file
 
 from resdiff.models.pixel_unet import PixelUNet
+from resdiff.pipelines import SRPipeline
 from resdiff.resize import bicubic
+from resdiff.train.resshift import build_scheduler, degrade, diffusion_loss, parse_args
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--channels", "8", "16", "--num_blocks", "1", "1", "--resolution", "32", "--train_batch_size", "2"]
@@ -92,6 +92,7 @@ def test_the_pixel_schedule_is_the_one_of_the_specification() -> None:
         (["--resolution", "30"], "--resolution 30 must be a multiple of 16"),
         (["--train_batch_size", "0"], "--train_batch_size 0"),
         (["--last_step_share", "2"], "--last_step_share 2.0"),
+        (["--dtype", "fp8"], "--dtype fp8 is unknown; choose one of fp32"),
     ],
 )
 def test_bad_arguments_are_said_before_anything_is_built(arguments, message, capsys) -> None:
@@ -99,3 +100,20 @@ def test_bad_arguments_are_said_before_anything_is_built(arguments, message, cap
         parse_args(["--train_data_dir", "x", "--output_dir", "y", "--max_train_steps", "1", *arguments])
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_run_without_an_end_is_refused_as_a_bad_argument(capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_args(["--train_data_dir", "x", "--output_dir", "y"])
+    assert caught.value.code == 2
+    assert "give max_train_steps or max_train_minutes" in capsys.readouterr().err
+
+
+def test_a_folder_without_photos_is_one_line(tmp_path) -> None:
+    command = [sys.executable, str(ROOT / "train" / "resshift.py"), "--train_data_dir", str(tmp_path / "none")]
+    done = subprocess.run(
+        [*command, "--output_dir", str(tmp_path / "run"), "--max_train_steps", "1"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"error: {tmp_path / 'none'} is not a folder; pass a folder of photos"
+    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
