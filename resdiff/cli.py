@@ -1,4 +1,4 @@
-"""The command line: `resdiff upscale | convert | models | info`.
+"""The command line: `resdiff upscale | convert | models | info | data check`.
 
 Nothing heavy is imported before a command needs it, so that `resdiff --help` answers at once. Exit codes: 0 done, 1 some
 file failed or Ctrl-C ended the run, 2 the command cannot be carried out as given.
@@ -31,6 +31,9 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
 )
+
+data_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+app.add_typer(data_app, name="data", help="Look at training data.")
 
 Debug = Annotated[bool, typer.Option("--debug", envvar="RESDIFF_DEBUG", help="Show tracebacks and library messages.")]
 KnownAs = Annotated[str | None, typer.Option("--as", help="Treat the published file(s) as this model of `models`.")]
@@ -202,6 +205,28 @@ def info() -> None:
     typer.echo(f"attention     {', '.join(backends)}")
 
 
+@data_app.command(short_help="Say which photos a training would use.")
+def check(
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Folder of HR photos, recursive.")] = None,
+    lr_dir: Annotated[Path | None, typer.Option(help="Folder of their LR partners, of the same names.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="CSV or JSONL with hr, lr, caption, tags.")] = None,
+    resolution: Annotated[str, typer.Option(help="Side of the HR crops in px, or height,width.")] = "128",
+    scale: Annotated[int, typer.Option(min=1, help="HR side over LR side of pairs.")] = 4,
+    list_all: Annotated[bool, typer.Option("--list", help="Name every file that would not be used.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Read headers only: truncated files are not found.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Say which photos a training would use, which not, and why. Exit code 2 when it would use none."""
+    _set_messages(debug)
+    with _one_line_errors(debug):
+        from resdiff.data.check import decoded, in_words
+        from resdiff.data.scan import scan
+
+        found = scan(folder, lr_data_dir=lr_dir, manifest=manifest, crop=_crop(resolution), scale=scale)
+        report = in_words(found if fast else decoded(found, scale), scale, list_all=list_all)
+    typer.echo(report)
+
+
 @contextmanager
 def _one_line_errors(debug: bool) -> Iterator[None]:
     """Put an error into one line: exit code 2 for what is wrong with the command, 1 for what nobody expected."""
@@ -253,6 +278,13 @@ def _seed(value: int) -> int:
     if not -(2**63) <= value < 2**64:
         raise ValueError(f"seed is {value}; pass a 64-bit integer")
     return value
+
+
+def _crop(value: str) -> tuple[int, int]:
+    sides = [side.strip() for side in value.split(",")]
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise ValueError(f"resolution is {value!r}; pass a side in pixels, or height,width")
+    return int(sides[0]), int(sides[-1])
 
 
 def _tile(value: str) -> str | int:

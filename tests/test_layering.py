@@ -28,7 +28,8 @@ ALLOWED = {
     "metrics": FIRST_ROW | {"models"},
     "pipelines": FIRST_ROW | {"diffusion", "schedulers", "models", "checkpoints"},
     "train": FIRST_ROW | {"diffusion", "schedulers", "models", "checkpoints", "pipelines", "data", "losses", "metrics"},
-    "eval": FIRST_ROW | {"diffusion", "schedulers", "models", "checkpoints", "pipelines", "data", "losses", "metrics"},
+    "eval": FIRST_ROW
+    | {"diffusion", "schedulers", "models", "checkpoints", "pipelines", "data", "losses", "metrics", "train"},
     "jobs": {"formats"},
     "batch": FIRST_ROW | {"jobs", "pipelines", "checkpoints"},
 }

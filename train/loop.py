@@ -1,148 +1,227 @@
 """`fit`: the loop that every training script shares.
 
-It knows steps, time, checkpoints, resuming, EMA and logging. The script owns models, losses and optimizers and hands in
-`step(index) -> logs`, one optimizer step on a batch that depends on (seed, index) alone: a resumed run continues with
-the batches it would have seen.
+It counts, times, logs, averages weights, saves, validates and stops; it knows neither models nor losses nor optimizers.
+The script hands in `step(batch, progress) -> logs`, one optimizer step (or several, of several networks) on whatever the
+batches are. A batch is a function of the position in the data alone, so a resumed run sees those it would have seen.
 """
 
+import json
 import logging
-import math
-import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
+from accelerate.utils import DistributedType
+from safetensors import SafetensorError
+from torch import Tensor
 from tqdm.auto import tqdm
+
+from resdiff.train.checkpoints import Checkpoints, save_tensors
+from resdiff.train.ema import Ema
+from resdiff.train.progress import BadLossRule, Limits, Progress, Rhythm
+from resdiff.train.stopping import StopSignals
+from resdiff.train.update import BadLoss
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass
-class Progress:
-    """What a checkpoint must know beside weights: optimizer steps done and seconds spent on them."""
-
-    step: int = 0
-    seconds: float = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the fields; accelerate saves them with the rest of a checkpoint."""
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the fields."""
-        self.step, self.seconds = state["step"], state["seconds"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How long to train, by steps, by time, or whichever ends first."""
-
-    max_train_steps: int | None = None
-    max_train_minutes: float | None = None
-    checkpointing_minutes: float = 5.0
-    checkpoints_total_limit: int = 2
-
-    def __post_init__(self) -> None:
-        if self.max_train_steps is None and self.max_train_minutes is None:
-            raise ValueError("give max_train_steps or max_train_minutes, or both")
-
-    def done(self, progress: Progress) -> float:
-        """Return the share of the run that is behind, in [0, 1]."""
-        by_steps = progress.step / self.max_train_steps if self.max_train_steps else 0.0
-        by_time = progress.seconds / (60 * self.max_train_minutes) if self.max_train_minutes else 0.0
-        return min(1.0, max(by_steps, by_time))
-
-
-def cosine(done: float, warmup: float = 0.01, final: float = 0.02) -> float:
-    """Return the learning-rate factor: linear warm-up, then half a cosine down to `final`."""
-    if done < warmup:
-        return max(done, 1e-4) / warmup
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
-
-
-def latest_checkpoint(output_dir: Path) -> Path | None:
-    """Return the `checkpoint-<step>` folder with the highest step, or None."""
-    found = [p for p in output_dir.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
-    return max(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), default=None)
-
-
-def save_checkpoint(accelerator: Accelerator, progress: Progress, output_dir: Path, limit: int) -> None:
-    """Write `checkpoint-<step>` under a temporary name, rename it, then drop all but the newest `limit`."""
-    target = output_dir / f"checkpoint-{progress.step}"
-    partial = output_dir / f"partial-{progress.step}"
-    accelerator.save_state(str(partial))
-    if accelerator.is_main_process:
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        while len(list(output_dir.glob("checkpoint-*"))) > limit:
-            oldest = min(output_dir.glob("checkpoint-*"), key=lambda p: int(p.name.removeprefix("checkpoint-")))
-            shutil.rmtree(oldest)
-    accelerator.wait_for_everyone()
+Batch = TypeVar("Batch")
+BAD_STEPS_IN_A_ROW = 10  # after so many skipped steps the run is not going to recover
 
 
 def fit(
-    step: Callable[[int], dict[str, torch.Tensor]],
+    step: Callable[[Batch, Progress], dict[str, float]],
+    batches: Iterator[Batch],  # endless, from `progress.samples` on
     *,
-    accelerator: Accelerator,
-    optimizer: torch.optim.Optimizer,
-    learning_rate: float,
-    schedule: Schedule,
-    output_dir: Path,
-    ema: EMAModel,
-    parameters: list[torch.nn.Parameter],
-    resume: bool = False,
-    validate: Callable[[], dict[str, float]] | None = None,
-) -> Progress:
-    """Train until the schedule is done; return the progress.
+    samples_per_step: int,  # over all processes and micro-batches
+    progress: Progress,  # changed in place
+    limits: Limits,
+    rhythm: Rhythm,
+    checkpoints: Checkpoints,
+    ema: Ema | None = None,
+    validate: Callable[[], dict[str, float]] | None = None,  # runs in the main process, with the averaged weights
+    tensors_of: Callable[[Any], dict[str, Tensor]] | None = None,  # what to save of a micro-batch with a bad loss
+    on_bad_loss: BadLossRule = "skip",
+) -> bool:
+    """Train until the limits are reached; return whether they were (False: a signal stopped the run, after saving).
 
-    `step(index)` does forward, backward and the optimizer step and returns scalars to log. `validate()` runs beside
-    each checkpoint, with the EMA weights swapped in. Raises ValueError when asked to resume without a checkpoint.
+    Raises RuntimeError when a bad loss shall abort the run or when ten came in a row; the last checkpoint stays.
     """
-    progress = Progress()
-    accelerator.register_for_checkpointing(progress, ema)
-    if resume:
-        checkpoint = latest_checkpoint(output_dir)
-        if checkpoint is None:
-            raise ValueError(
-                f"{output_dir} holds no checkpoint-<step> to resume from; leave out --resume_from_checkpoint"
-            )
-        accelerator.load_state(str(checkpoint))
-        logger.info("resumed from %s at step %d", checkpoint, progress.step)
+    accelerator, output_dir = checkpoints.accelerator, checkpoints.output_dir
+    report = Report(accelerator, output_dir / "metrics.jsonl", progress, limits)
+    saved_at = validated_at = progress.step
+    saved_seconds = progress.seconds
+    with StopSignals() as signals:
+        while (done := limits.done(progress)) < 1 and not agree(accelerator, bool(signals.received)):
+            started = time.monotonic()
+            batch = next(batches)
+            waited = time.monotonic() - started
 
-    bar = tqdm(total=schedule.max_train_steps, initial=progress.step, disable=not accelerator.is_local_main_process)
-    averages: dict[str, float] = {}
-    saved_at = reported_at = progress.seconds
-    while (done := schedule.done(progress)) < 1:
-        started = time.monotonic()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * cosine(done)
-        logs = step(progress.step)
-        ema.step(parameters)
-        progress.step += 1
-        progress.seconds += time.monotonic() - started
+            # One step; all processes raise BadLoss alike
+            logs: dict[str, float] = {}
+            try:
+                logs = step(batch, progress)
+                progress.bad_steps = 0
+                if ema is not None:
+                    ema.step()
+            except BadLoss as error:
+                progress.bad_steps += 1
+                saved = save_bad_batch(error.batches, tensors_of, output_dir, progress.step, accelerator.process_index)
+                logger.warning("step %d not done: %s; batch saved as %s", progress.step, error, saved)
+                if on_bad_loss == "abort" or progress.bad_steps >= BAD_STEPS_IN_A_ROW:
+                    raise RuntimeError(f"stopped at step {progress.step}: {error}; the batch is in {saved}") from None
+            progress.step += 1
+            progress.samples += samples_per_step
+            progress.seconds += slowest(accelerator, time.monotonic() - started)
+            done = limits.done(progress)
 
-        # Report status
+            # Report status
+            report.add(logs, samples_per_step, waited, time.monotonic() - started)
+            if rhythm.logging_steps and progress.step % rhythm.logging_steps == 0:
+                report.write(done)
+
+            # Save checkpoint
+            steps, minutes = rhythm.checkpointing_steps, rhythm.checkpointing_minutes
+            due = bool(steps and progress.step % steps == 0)
+            due |= bool(minutes and progress.seconds - saved_seconds > 60 * minutes)
+            if due or done >= 1:
+                checkpoints.save(progress)
+                saved_at, saved_seconds = progress.step, progress.seconds
+
+            # Validate with the averaged weights
+            every = rhythm.validation_steps
+            if validate is not None and (progress.step % every == 0 if every else saved_at == progress.step):
+                validated_at = progress.step
+                run_validation(validate, report, accelerator, ema)
+        if validate is not None and validated_at != progress.step and limits.done(progress) >= 1:
+            run_validation(validate, report, accelerator, ema)
+        report.close()
+        if limits.done(progress) >= 1:
+            return True
+        if saved_at != progress.step:
+            checkpoints.save(progress)
+    name = signals.received or "a signal to another process"
+    logger.info("stopped by %s at step %d; --resume_from_checkpoint latest goes on", name, progress.step)
+    return False
+
+
+def agree(accelerator: Accelerator, wanted: bool) -> bool:
+    """Whether any process wants to: a signal may reach them at different steps, and all must leave at the same one."""
+    return wanted if accelerator.distributed_type == DistributedType.NO else slowest(accelerator, float(wanted)) > 0
+
+
+def slowest(accelerator: Accelerator, value: float) -> float:
+    """Return the largest value of all processes; clocks differ, and decisions by time must not."""
+    if accelerator.distributed_type == DistributedType.NO:
+        return value
+    return float(accelerator.gather(torch.tensor([value], dtype=torch.float32, device=accelerator.device)).max())
+
+
+def run_validation(
+    validate: Callable[[], dict[str, float]], report: "Report", accelerator: Accelerator, ema: Ema | None
+) -> None:
+    """Validate in the main process; the random state of training stays as it is."""
+    with ema.applied() if ema is not None else nullcontext():
+        if accelerator.is_main_process:
+            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+                report.validation(validate())
+    accelerator.wait_for_everyone()
+
+
+def save_bad_batch(
+    batches: Sequence[Any],
+    tensors_of: Callable[[Any], dict[str, Tensor]] | None,
+    output_dir: Path,
+    step: int,
+    rank: int,
+) -> Path:
+    """Write what a process trained on in a step that went wrong; return the file's name."""
+    path = output_dir / f"bad-batch-{step}-{rank}.safetensors"
+    if tensors_of is not None:
+        named = {f"{i}.{name}": x for i, batch in enumerate(batches) for name, x in tensors_of(batch).items()}
+        try:
+            save_tensors(named, path)
+        except (OSError, SafetensorError) as error:
+            logger.warning("%s could not be written: %s", path, error)
+    return path
+
+
+def keep_lines(path: Path, last_step: int) -> None:
+    """Keep the lines of a metrics file up to a step, except one that a kill left half written."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["step"] <= last_step:
+                kept.append(line)
+        except json.JSONDecodeError:
+            logger.warning("%s: dropped a broken line", path)
+    new = path.with_suffix(".new")
+    new.write_text("".join(f"{line}\n" for line in kept))
+    new.replace(path)
+
+
+class Report:
+    """Progress bar, trackers and `metrics.jsonl` of the main process: means since the last line.
+
+    `metrics.jsonl` has one object a line: step, minutes, the means of what `step` returned, images_per_second and
+    data_wait (share of the time), or the validation's figures. A resumed run drops the lines it is going to repeat.
+    """
+
+    def __init__(self, accelerator: Accelerator, path: Path, progress: Progress, limits: Limits):
+        self.accelerator, self.path, self.progress, self.limits = accelerator, path, progress, limits
+        self.active = accelerator.is_main_process
+        if self.active:
+            keep_lines(path, progress.step)
+        total = limits.max_train_steps
+        self.bar = tqdm(total=total, initial=progress.step, unit="step", disable=not self.active, mininterval=1)
+        self.started, self.done_at_start = time.monotonic(), limits.done(progress)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts = 0
+        self.images = 0
+        self.waited = self.took = 0.0
+
+    def add(self, logs: dict[str, float], images: int, waited: float, took: float) -> None:
+        """Take one step in."""
         for name, value in logs.items():
-            averages[name] = 0.98 * averages.get(name, float(value)) + 0.02 * float(value)
-        bar.update()
-        if progress.seconds - reported_at > 15:
-            reported_at = progress.seconds
-            bar.set_postfix({k: f"{v:.5f}" for k, v in averages.items()} | {"done": f"{done:.3f}"})
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.counts += bool(logs)
+        self.images, self.waited, self.took = self.images + images, self.waited + waited, self.took + took
+        self.bar.update()
 
-        # Save checkpoint
-        if progress.seconds - saved_at > 60 * schedule.checkpointing_minutes or schedule.done(progress) >= 1:
-            saved_at = progress.seconds
-            save_checkpoint(accelerator, progress, output_dir, schedule.checkpoints_total_limit)
-            if validate is not None:
-                ema.store(parameters)
-                ema.copy_to(parameters)
-                report = " ".join(f"{k}={v:.4f}" for k, v in validate().items())
-                ema.restore(parameters)
-                bar.write(f"step {progress.step} minute {progress.seconds / 60:.1f} {report}")
-    bar.close()
-    return progress
+    def write(self, done: float) -> None:
+        """Write the means since the last call."""
+        means = {name: value / max(1, self.counts) for name, value in self.sums.items()}
+        speed = {"images_per_second": self.images / self.took, "data_wait": self.waited / self.took}
+        self._reset()
+        self._log(means | speed)
+        passed = time.monotonic() - self.started
+        share = done - self.done_at_start
+        left = passed / share * (1 - done) if share > 0 else float("nan")
+        shown = {"loss": f"{means.get('loss', float('nan')):.4g}", "img/s": f"{speed['images_per_second']:.3g}"}
+        self.bar.set_postfix(shown | {"wait": f"{speed['data_wait']:.0%}", "left": f"{left / 60:.1f}min"})
+
+    def validation(self, values: dict[str, float]) -> None:
+        """Write the figures of a validation, and show them."""
+        self._log(values)
+        text = " ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self.bar.write(f"step {self.progress.step}, minute {self.progress.seconds / 60:.1f}: {text}")
+
+    def _log(self, values: dict[str, float]) -> None:
+        self.accelerator.log(values, step=self.progress.step)
+        if self.active:
+            line = {"step": self.progress.step, "minutes": round(self.progress.seconds / 60, 3)} | values
+            try:
+                with self.path.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+            except OSError as error:  # a full disk; the run is worth more than its figures
+                logger.warning("%s could not be written: %s", self.path, error)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()

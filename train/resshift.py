@@ -1,211 +1,224 @@
-"""Train the small residual-shifting model from a folder of photos.
+"""Train a residual-shifting model from a folder of photos.
 
-    accelerate launch train/resshift.py --train_data_dir photos --output_dir runs/x4 --max_train_minutes 90
-    python train/resshift.py --train_data_dir photos --output_dir runs/x4 --max_train_minutes 90 --resume_from_checkpoint
+    accelerate launch train/resshift.py --train_data_dir photos --output_dir runs/x4 --max_train_minutes 60
+    accelerate launch train/resshift.py --recipe train/recipes/realsr_v3.yaml --train_data_dir imagenet \\
+        --pretrained_vae autoencoder_vq_f4.pth --output_dir runs/realsr
+    python train/resshift.py ... --resume_from_checkpoint latest
 
-The method is ResShift (2307.12348) in pixel space: HR crops are reduced by antialiased bicubic, the chain runs between
-the crop and the bicubic enlargement of its reduction, and the network predicts the residual. `output_dir` ends up as a
-folder that `SRPipeline.from_pretrained` opens, with the EMA weights.
+The method is ResShift (2307.12348; zsyOAOA/ResShift trainer.py): the chain runs between a photo and the enlargement of
+its degraded version, in the latent space of a VQ autoencoder or on pixels. A recipe (train/recipes) names the networks,
+the schedule, the degradation and the hyperparameters; flags override it. `output_dir` ends up as a folder that
+`SRPipeline.from_pretrained` opens, with the averaged weights. train/README.md explains every step.
 """
 
-import argparse
 import logging
 import sys
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
-from torch import Tensor
+from accelerate.utils import set_seed
 
-from resdiff.data.photos import load_photos, random_crops
+from resdiff.data.check import in_words
+from resdiff.data.degradation.pool import PairPool
+from resdiff.data.scan import scan
+from resdiff.data.training_set import Batch, TrainingSet, collate, sample_generator
 from resdiff.devices import DTYPES
-from resdiff.diffusion import resshift
-from resdiff.models.pixel_unet import PixelUNet
 from resdiff.pipelines.resshift import ResShiftPipeline
-from resdiff.resize import bicubic
-from resdiff.schedulers.resshift import ResShiftScheduler
-from resdiff.train.loop import Schedule, fit
+from resdiff.train.arguments import parse, to_yaml
+from resdiff.train.batches import training_batches
+from resdiff.train.card import model_card
+from resdiff.train.checkpoints import Checkpoints
+from resdiff.train.ema import Ema
+from resdiff.train.launch import choose_workers, start
+from resdiff.train.loop import fit
+from resdiff.train.output import check_output, write_model
+from resdiff.train.progress import Progress
+from resdiff.train.recipe import ModelArguments, build_degradation, build_pipeline, build_vae, check_crop
+from resdiff.train.resshift_loss import LossArguments, Prepare, ResShiftLoss
+from resdiff.train.settings import OF_THIS_MACHINE, TrainingArguments
+from resdiff.train.update import Update
+from resdiff.train.validation import validate, validation_pairs
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_RECIPE = Path(__file__).resolve().parent / "recipes" / "resdiff_small.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """Command line of this script, checked before anything is built."""
-
-    train_data_dir: Path
-    output_dir: Path
-    validation_dir: Path | None = None  # HR photos, not trained on: their PSNR is reported beside each checkpoint
-    max_train_steps: int | None = None
-    max_train_minutes: float | None = None
-    checkpointing_minutes: float = 5.0
-    resume_from_checkpoint: bool = False
-    channels: tuple[int, ...] = (64, 128, 256)
-    num_blocks: tuple[int, ...] = (3, 2, 2)
-    resolution: int = 128  # side of the HR crops, px
-    train_batch_size: int = 16
-    learning_rate: float = 1e-3
-    ema_decay: float = 0.999
-    last_step_share: float = 0.3  # of the draws of t that are forced to T-1, the step that one-step sampling uses
-    mixed_precision: str = "no"
-    dtype: str = "fp16"  # of the weights written at the end: a name of resdiff.devices.DTYPES
-    seed: int = 0
+class Arguments(ModelArguments, LossArguments, TrainingArguments):
+    """Settings of this script, checked before anything is built; `--help` lists them."""
 
     def __post_init__(self) -> None:
-        multiple = 4 * 2 ** (len(self.channels) - 1)
-        if self.resolution % multiple:
-            raise ValueError(f"--resolution {self.resolution} must be a multiple of {multiple}")
-        if self.train_batch_size < 1:
-            raise ValueError(f"--train_batch_size {self.train_batch_size} must be at least 1")
-        if not 0 <= self.last_step_share <= 1:
-            raise ValueError(f"--last_step_share {self.last_step_share} must lie in [0, 1]")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"--dtype {self.dtype} is unknown; choose one of {', '.join(DTYPES)}")
-        _ = self.schedule
-
-    @property
-    def schedule(self) -> Schedule:
-        """How long to train; raises ValueError when nothing says."""
-        return Schedule(
-            max_train_steps=self.max_train_steps,
-            max_train_minutes=self.max_train_minutes,
-            checkpointing_minutes=self.checkpointing_minutes,
-        )
+        super().__post_init__()
+        self.check_loss()
+        if self.pair_pool % self.train_batch_size:
+            raise ValueError(
+                f"--pair_pool {self.pair_pool} must be a multiple of --train_batch_size {self.train_batch_size}"
+            )
 
 
-def parse_args(input_args: list[str] | None = None) -> Arguments:
-    """Read the command line into `Arguments`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    number_or_none = {"max_train_steps": int, "max_train_minutes": float}
-    for field in fields(Arguments):
-        name = f"--{field.name}"
-        if field.name == "resume_from_checkpoint":
-            parser.add_argument(name, action="store_true")
-        elif field.name in ("channels", "num_blocks"):
-            parser.add_argument(name, type=int, nargs="+", default=field.default)
-        elif field.name in ("train_data_dir", "output_dir"):
-            parser.add_argument(name, type=Path, required=True)
-        elif field.name == "validation_dir":
-            parser.add_argument(name, type=Path)
-        else:
-            parser.add_argument(name, type=number_or_none.get(field.name, type(field.default)), default=field.default)
-    parsed = vars(parser.parse_args(input_args))
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in parsed.items()}
-    try:
-        return Arguments(**values)
-    except ValueError as error:
-        parser.error(str(error))
+def parse_args(arguments: Sequence[str] | None = None) -> Arguments:
+    """Read the command line and the recipe."""
+    return parse(Arguments, __doc__, arguments, DEFAULT_RECIPE)
 
 
-def build_scheduler() -> ResShiftScheduler:
-    """Return the pixel-space schedule: T = 4, noise up to a std of 0.25, that of the residual of natural photos."""
-    return ResShiftScheduler(
-        num_train_timesteps=4,
-        min_noise_level=0.0316,
-        etas_end=1.0,
-        kappa=0.25,
-        power=0.3,
-        prediction_type="residual",
-        data_var=0.25,
-        respacing="trailing",
-    )
-
-
-def build_pipeline(unet: PixelUNet, scheduler: ResShiftScheduler) -> ResShiftPipeline:
-    """Return the pipeline that runs these in pixel space."""
-    return ResShiftPipeline(unet, None, scheduler, padding_multiple=unet.size_multiple, upsampling="pil")
-
-
-def degrade(hr: Tensor, scale: int) -> Tensor:
-    """Reduce HR crops (B, 3, H, W) in [-1, 1] by antialiased bicubic and round to 8 bits, as an image file would."""
-    size = (hr.shape[-2] // scale, hr.shape[-1] // scale)
-    lr = bicubic(hr, size, "pil").clamp(-1, 1)
-    return torch.round((lr + 1) * 127.5) / 127.5 - 1
-
-
-def diffusion_loss(
-    unet: torch.nn.Module, scheduler: ResShiftScheduler, hr: Tensor, lr: Tensor, t: Tensor, noise: Tensor
-) -> Tensor:
-    """Return the L1 error of the predicted x_0: the scalar loss of one batch."""
-    y = bicubic(lr, (hr.shape[-2], hr.shape[-1]), "pil")
-    config, tables = scheduler.config, scheduler.train_tables
-    x_t = resshift.q_sample(hr, y, t, noise, tables)
-    model_input = resshift.scale_input(x_t, t, tables, config.input_scaling, config.data_var)
-    output = unet(model_input, t, lr)
-    return F.l1_loss(resshift.predict_x0(output.float(), x_t, y, t, tables, config.prediction_type), hr)
-
-
-@torch.no_grad()
-def validation_psnr(unet: PixelUNet, scheduler: ResShiftScheduler, photos: list[Tensor]) -> dict[str, float]:
-    """Return the mean RGB PSNR of one-step results on the centres of HR photos."""
-    pipe = build_pipeline(unet, ResShiftScheduler.from_config(scheduler.config))
+def prepare_networks(pipe: ResShiftPipeline, args: Arguments, accelerator: Accelerator) -> None:
+    """Bring the frozen autoencoder and the trained network to the device, the way they are going to run."""
+    if pipe.vae is not None:
+        precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+        pipe.vae.requires_grad_(False).to(accelerator.device, precision, memory_format=torch.channels_last)
     pipe.set_progress_bar_config(disable=True)
-    total = 0.0
-    for photo in photos:
-        top, left = ((side - 256) // 2 for side in photo.shape[1:])
-        hr = photo[None, :, top : top + 256, left : left + 256].float() / 255
-        lr = ((degrade(hr * 2 - 1, 4) + 1) / 2).to(pipe.device)
-        sr = pipe(lr, num_inference_steps=1, generator=torch.Generator().manual_seed(0), output_type="pt").images
-        total += float(-10 * torch.log10(F.mse_loss(sr.cpu(), hr)))
-    return {"psnr_rgb": total / len(photos)}
+    pipe.unet.train().requires_grad_(True)
+    if args.gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
+    if args.compile:
+        pipe.unet.compile_repeated_blocks()
 
 
 def main(args: Arguments) -> None:
-    """Train and write the pipeline folder."""
-    photos = load_photos(args.train_data_dir, min_side=args.resolution)
-    held_out = load_photos(args.validation_dir, min_side=256) if args.validation_dir else []
-    accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    device = accelerator.device
-    torch.manual_seed(args.seed)
+    """Train and write the pipeline folder.
 
-    unet = PixelUNet(channels=args.channels, num_blocks=args.num_blocks).to(memory_format=torch.channels_last)
-    scheduler = build_scheduler()
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    unet, optimizer = accelerator.prepare(unet.train(), optimizer)
-    parameters = [p for p in unet.parameters() if p.requires_grad]
-    ema = EMAModel(parameters, decay=args.ema_decay)
-    ema.to(device)
-
-    def step(index: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(
-            args.seed + 1_000_003 * (index * accelerator.num_processes + accelerator.process_index)
+    Raises ValueError in one line for whatever is wrong before the first step, RuntimeError when a bad loss ends the run.
+    """
+    # Check what can be checked before anything is built
+    settings = to_yaml(args)
+    checkpoint = check_output(args.output_dir, args.resume_from_checkpoint, settings)
+    found = scan(args.train_data_dir, lr_data_dir=args.lr_data_dir, manifest=args.manifest, crop=args.crop)
+    degradation = build_degradation(args.degradation)
+    accelerator = start(args)
+    device, processes = accelerator.device, accelerator.num_processes
+    accumulation = args.accumulation(processes)
+    workers = choose_workers(args.dataloader_num_workers, args.photos_in, processes, device)
+    samples_per_step = args.train_batch_size * accumulation * processes
+    pipe = build_pipeline(args, args.seed)
+    scale = pipe.native_scale
+    check_crop(args.crop, pipe, None if found.has_pairs else degradation)
+    held_out = []
+    if args.validation_dir is not None:
+        held_out = validation_pairs(
+            args.validation_dir,
+            args.validation_lr_dir,
+            degradation,
+            scale=scale,
+            resolution=args.validation_resolution,
+            limit=args.num_validation_images,
         )
-        hr = random_crops(photos, args.train_batch_size, args.resolution, generator).to(device)
-        t = torch.randint(len(scheduler), (len(hr),), generator=generator)
-        forced = torch.rand(len(hr), generator=generator) < args.last_step_share
-        t = torch.where(forced, len(scheduler) - 1, t).to(device)
-        noise = torch.randn(hr.shape, generator=generator).to(device)
-        with accelerator.autocast():
-            loss = diffusion_loss(unet, scheduler, hr, degrade(hr, 4), t, noise)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return {"loss": loss.detach()}
-
-    fit(
-        step,
-        accelerator=accelerator,
-        optimizer=optimizer,
-        learning_rate=args.learning_rate,
-        schedule=args.schedule,
-        output_dir=args.output_dir,
-        ema=ema,
-        parameters=parameters,
-        resume=args.resume_from_checkpoint,
-        validate=(lambda: validation_psnr(accelerator.unwrap_model(unet), scheduler, held_out)) if held_out else None,
+    dataset = TrainingSet(
+        found,
+        crop=args.crop,
+        scale=scale,
+        seed=args.seed,
+        augmentation=args.augmentation,
+        rescale=args.rescale,
+        photos_in=args.photos_in,
+        device=device,
+        degradation=None if found.has_pairs else degradation,
+        limit=args.max_train_samples,
     )
-    if accelerator.is_main_process:
-        ema.copy_to(parameters)
-        final = accelerator.unwrap_model(unet).to(DTYPES[args.dtype])
-        build_pipeline(final, scheduler).save_pretrained(args.output_dir)
+    limits = args.limits(dataset.num_photos, samples_per_step)
+
+    logger.info("%s\nsettings:\n%s", in_words(found, scale), settings)
+
+    # Build
+    set_seed(args.seed + accelerator.process_index)
+    prepare_networks(pipe, args, accelerator)
+    optimizer = torch.optim.AdamW(
+        pipe.unet.parameters(),
+        lr=args.learning_rate,
+        betas=(args.adam_beta1, args.adam_beta2),
+        eps=args.adam_epsilon,
+        weight_decay=args.adam_weight_decay,
+        fused=device.type in ("cuda", "cpu"),
+    )
+    unet, optimizer = accelerator.prepare(pipe.unet, optimizer)
+    ema = Ema(pipe.unet.parameters(), args.ema_decay, args.ema_warmup)
+    pool = None
+    if args.pair_pool:
+        pool = PairPool(args.pair_pool, sample_generator(args.seed, accelerator.process_index, stream="pool"))
+    checkpoints = Checkpoints(
+        accelerator=accelerator,
+        output_dir=args.output_dir,
+        settings=settings,
+        total_limit=args.checkpoints_total_limit,
+        shared={"ema": ema},
+        per_process={"pool": pool} if pool is not None else {},
+    )
+    prepare = Prepare(degradation, pool, device)
+    loss = ResShiftLoss(args, pipe, unet, device, args.seed)
+    update = Update(
+        accelerator=accelerator,
+        model=unet,
+        optimizer=optimizer,
+        learning_rate=args.rate,
+        limits=limits,
+        max_grad_norm=args.max_grad_norm,
+    )
+
+    # Start or resume
+    checkpoints.begin()
+    scalars = {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str, bool))}
+    accelerator.init_trackers(args.tracker_project_name, config=scalars)
+    progress = checkpoints.load(checkpoint) if checkpoint is not None else Progress()
+    if checkpoint is not None:
+        logger.info("resumed from %s at step %d", checkpoint, progress.step)
+    batches = training_batches(
+        dataset,
+        first=progress.samples,
+        batch_size=args.train_batch_size,
+        accumulation=accumulation,
+        process=accelerator.process_index,
+        num_processes=processes,
+        num_workers=workers,
+        collate=collate,
+        pin_memory=device.type == "cuda",
+    )
+
+    def step(micro_batches: list[Batch], progress: Progress) -> dict[str, float]:
+        return update(loss, [prepare(batch) for batch in micro_batches], progress)
+
+    def validation() -> dict[str, float]:
+        pipe.unet.eval()
+        steps = sorted({1, pipe.default_steps})
+        figures = validate(pipe, held_out, scale, steps, accelerator, progress.step)
+        pipe.unet.train()
+        return figures
+
+    finished = fit(
+        step,
+        batches,
+        samples_per_step=samples_per_step,
+        progress=progress,
+        limits=limits,
+        rhythm=args.rhythm,
+        checkpoints=checkpoints,
+        ema=ema,
+        validate=validation if held_out else None,
+        tensors_of=lambda batch: {"hr": batch.hr, "lr": batch.lr},
+        on_bad_loss=args.on_bad_loss,
+    )
+
+    # Write the model
+    if finished and accelerator.is_main_process:
+        with ema.applied():
+            if pipe.vae is not None and args.vae is not None:  # trained with it in half precision
+                pipe.register_modules(vae=build_vae(args.vae, args.pretrained_vae))
+            pipe.unet.to(DTYPES[args.dtype])
+            pipe.scheduler.set_timesteps(len(pipe.scheduler))
+            recipe = to_yaml(args, without=OF_THIS_MACHINE)
+            write_model(pipe, args.output_dir, recipe, model_card(args.output_dir, progress, dataset.num_photos))
+        logger.info("the model is in %s", args.output_dir)
+        if args.push_to_hub:
+            pipe.push_to_hub(args.hub_model_id or args.output_dir.name)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         main(parse_args())
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")

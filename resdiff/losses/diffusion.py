@@ -4,6 +4,8 @@ ResShift (2307.12348), Eq. (8) and (10); zsyOAOA/ResShift models/gaussian_diffus
 models are trained with the plain mean squared error; the weights of the variational bound are `weighted=True`.
 """
 
+from typing import Literal
+
 from torch import Tensor
 
 from resdiff.diffusion.resshift import PredictionType, ResShiftTables, loss_weights
@@ -12,6 +14,11 @@ from resdiff.diffusion.resshift import PredictionType, ResShiftTables, loss_weig
 def mse_per_sample(prediction: Tensor, target: Tensor) -> Tensor:
     """Return the mean squared error of each sample, (B, ...) -> (B,)."""
     return (prediction - target).square().flatten(1).mean(dim=1)
+
+
+def error_per_sample(prediction: Tensor, target: Tensor, kind: Literal["mse", "l1"]) -> Tensor:
+    """Return the mean squared or absolute error of each sample, (B, ...) -> (B,)."""
+    return mse_per_sample(prediction, target) if kind == "mse" else (prediction - target).abs().flatten(1).mean(dim=1)
 
 
 def diffusion_mse(

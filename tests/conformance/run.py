@@ -22,6 +22,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # the handlers lie beside this script and are no package
 
 import colour
+import degradation
+import degradation_pipeline
 import diffusion
 import networks
 import sampling
@@ -29,6 +31,8 @@ from case import Handler, Tolerance, Tolerances, judge, read_case, read_kind
 
 FORWARD: Tolerances = {"*": Tolerance(1e-4)}
 LOOP: Tolerances = {"*": Tolerance(2e-4)}
+DEGRADATION: Tolerances = {"jpeg_*": Tolerance(2 / 255), "*": Tolerance(1e-5)}  # another JPEG encoder: grey levels
+PIPELINE: Tolerances = {"lq_*": Tolerance(1e-4, share=1e-3), "*": Tolerance(1e-4)}  # LQ is rounded to 8 bits
 LOSSES: Tolerances = {
     "term/*": Tolerance(1e-3, relative=True),
     "grad_*": Tolerance(1e-3, relative=True),
@@ -49,13 +53,20 @@ KINDS: dict[str, tuple[Handler, Tolerances]] = {
     "stablesr/color_wavelet": (colour.color_wavelet, FORWARD),
     "stablesr/color_pil": (colour.color_pil, FORWARD),
     "seesr/color_fix": (colour.color_fix, FORWARD),
+    "degradation/kernels": (degradation.kernels, DEGRADATION),
+    "degradation/filter2d_usm": (degradation.filter2d_usm, DEGRADATION),
+    "degradation/resize": (degradation.resize, DEGRADATION),
+    "degradation/noise": (degradation.noise, DEGRADATION),
+    "degradation/diffjpeg": (degradation.diffjpeg, FORWARD),
+    "degradation/pipeline": (degradation_pipeline.pipeline, PIPELINE),
+    "degradation/pair_pool": (degradation_pipeline.pair_pool, DEGRADATION),
+    "degradation/face_pipeline": (degradation.face_pipeline, DEGRADATION),
 }
 NOT_BUILT: dict[str, str] = {  # kinds of each family that does not exist yet
     "seesr": "unet controlnet loop tile_blend gaussian_weights tiled_vae ram",
     "stablesr": "spade resblock_dual struct_encoder unet cfw_block autoencoder_cfw text_encoder schedule loop_ddpm "
     "loop_ddim canvas gaussian_weights image_tiles pipeline",
     "addsr": "student_loop time_adaptive_weights discriminator dinov2 diffaugment distill_losses",
-    "degradation": "kernels filter2d_usm resize noise diffjpeg pipeline pair_pool face_pipeline",
     "metrics": "full_reference lpips dists clipiqa clipiqa_plus fid",
 }
 PARTS = "stablesr/part"  # weights of other cases, not a case

@@ -278,6 +278,17 @@ def test_floats_agree_within_the_tolerance(theirs: Tensor, error: float, relativ
     assert (compare("x", ours, theirs, Tolerance(1e-4, relative)).excess <= 1) is agrees
 
 
+@pytest.mark.parametrize(
+    ("levels", "values", "agrees"), [(1, 2, True), (1, 3, False), (1.1, 1, False), (0.02, 999, True)]
+)
+def test_rounded_images_agree_but_for_a_share_that_is_one_level_off(levels: float, values: int, agrees: bool) -> None:
+    theirs = torch.linspace(0, 1, 1000)
+    ours = theirs.clone()
+    ours[:values] += levels / 255
+    assert (compare("x", ours, theirs, Tolerance(1e-4, share=0.002)).excess <= 1) is agrees
+    assert (compare("x", ours, theirs, Tolerance(1e-4)).excess <= 1) is (levels < 1)
+
+
 def test_integers_agree_exactly() -> None:
     theirs = torch.tensor([2**62, 5])
     assert compare("x", theirs.clone(), theirs, Tolerance(9.0)).excess == 0

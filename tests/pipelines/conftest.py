@@ -6,9 +6,9 @@ import torch
 from resdiff.models.pixel_unet import PixelUNet
 from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
+from resdiff.pipelines.opening import bundled_folder
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.schedulers.resshift import ResShiftScheduler
-from resdiff.train.resshift import build_scheduler
 
 
 def randomise(module: torch.nn.Module, std: float = 0.08) -> torch.nn.Module:
@@ -22,7 +22,8 @@ def randomise(module: torch.nn.Module, std: float = 0.08) -> torch.nn.Module:
 def pixel_pipeline() -> ResShiftPipeline:
     torch.manual_seed(0)
     unet = PixelUNet(channels=(8, 12), num_blocks=(1, 1), embed_dim=16)
-    return quiet(ResShiftPipeline(randomise(unet), None, build_scheduler(), padding_multiple=2, upsampling="pil"))
+    scheduler = ResShiftScheduler.from_pretrained(bundled_folder() / "scheduler")
+    return quiet(ResShiftPipeline(randomise(unet), None, scheduler, padding_multiple=2, upsampling="pil"))
 
 
 def latent_pipeline(scale: int = 4, mask: bool = False) -> ResShiftPipeline:

@@ -1,0 +1,45 @@
+"""The model card of a trained model: what it is, what it was trained on, with what figures."""
+
+import json
+from pathlib import Path
+
+from resdiff.train.progress import Progress
+
+CARD = """---
+library_name: resdiff
+pipeline_tag: image-to-image
+tags: [super-resolution, diffusion, resshift]
+---
+
+# {name}
+
+A residual-shifting super-resolution model (ResShift, arXiv 2307.12348), trained by `train/resshift.py` of resdiff for
+{step} steps ({minutes:.0f} minutes, {samples} samples) on {photos} photos. `recipe.yaml` has every setting.
+
+```python
+from resdiff import SRPipeline
+
+image = SRPipeline.from_pretrained("{name}")("photo.jpg").images[0]
+```
+
+{figures}
+"""
+
+
+def model_card(output_dir: Path, progress: Progress, photos: int) -> str:
+    """Return the card, with the figures of the last validation in `metrics.jsonl`, if there was any."""
+    lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    validations = [line for line in lines if any(key.startswith("psnr") for key in line)]
+    figures = "It was not validated."
+    if validations:
+        last = validations[-1]
+        rows = [f"| {key} | {value:.4g} |" for key, value in last.items() if key not in ("step", "minutes")]
+        figures = "\n".join([f"Validation after {last['step']} steps:", "", "| figure | mean |", "|---|---|", *rows])
+    return CARD.format(
+        name=output_dir.resolve().name,
+        step=progress.step,
+        minutes=progress.seconds / 60,
+        samples=progress.samples,
+        photos=photos,
+        figures=figures,
+    )

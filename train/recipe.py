@@ -1,0 +1,129 @@
+"""From the sections of a recipe to networks, scheduler, pipeline and degradation."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resdiff.checkpoints.io import read_state_dict
+from resdiff.checkpoints.resshift import load_autoencoder
+from resdiff.data.degradation.base import Degradation
+from resdiff.data.degradation.presets import from_yaml, preset
+from resdiff.models.pixel_unet import PixelUNet
+from resdiff.models.swin_unet import SwinUNet
+from resdiff.models.vq import VQAutoencoder
+from resdiff.pipelines import SRPipeline
+from resdiff.pipelines.resshift import ResShiftPipeline
+from resdiff.schedulers.resshift import ResShiftScheduler
+from resdiff.train.arguments import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArguments:
+    """What is trained, and on what kind of LR images: with the weights, everything that sampling needs."""
+
+    unet: dict[str, Any] = option({"_class_name": "PixelUNet"}, "class and options of the network")
+    scheduler: dict[str, Any] = option({}, "options of ResShiftScheduler")
+    vae: dict[str, Any] | None = option(None, "options of VQAutoencoder; none: the chain runs on pixels")
+    pipeline: dict[str, Any] = option({}, "options of ResShiftPipeline")
+    pretrained_vae: Path | None = option(None, "published autoencoder file, or folder of a saved one")
+    pretrained_model_name_or_path: str | None = option(None, "ResShift model to go on from, as SRPipeline opens it")
+    degradation: str | dict[str, Any] = option("bicubic-pil", "name of a preset; in a recipe also its options")
+    pair_pool: int = option(
+        0, "samples each process keeps and draws its batches from, a multiple of its batch; 0: none"
+    )
+
+
+def construct(cls: Callable[..., Any], section: dict[str, Any], name: str) -> Any:
+    """Call `cls` with the options of a recipe's section. Raises ValueError in one line for those it does not know."""
+    known = inspect.signature(cls).parameters
+    for key in section:
+        if key not in known:
+            raise ValueError(f"the recipe's {name} has no option {key!r}; it knows {', '.join(known)}")
+    try:
+        return cls(**section)
+    except TypeError as error:
+        raise ValueError(f"the recipe's {name}: {error}") from None
+
+
+def build_unet(section: dict[str, Any]) -> PixelUNet | SwinUNet:
+    """Return the network of a recipe, with random weights."""
+    classes = {"PixelUNet": PixelUNet, "SwinUNet": SwinUNet}
+    options = dict(section)
+    name = options.pop("_class_name", None)
+    if name not in classes:
+        raise ValueError(f"the recipe's unet has _class_name {name!r}; choose {', '.join(classes)}")
+    return construct(classes[name], options, "unet")
+
+
+def build_vae(section: dict[str, Any] | None, pretrained: Path | None) -> VQAutoencoder | None:
+    """Return the frozen autoencoder: that of a published file or a saved folder, checked against the recipe.
+
+    Raises ValueError when there is none and the recipe needs one, when there is one and it does not, or when they differ.
+    """
+    if section is None:
+        if pretrained is not None:
+            raise ValueError("--pretrained_vae is for recipes with an autoencoder; this one works on pixels")
+        return None
+    if pretrained is None:
+        raise ValueError(
+            "this recipe works in latent space: pass --pretrained_vae, a file such as autoencoder_vq_f4.pth"
+        )
+    if not pretrained.exists():
+        raise ValueError(f"--pretrained_vae {pretrained} does not exist")
+    if pretrained.is_dir():
+        try:
+            vae = VQAutoencoder.from_pretrained(pretrained, dtype=torch.float32)
+        except OSError as error:
+            raise ValueError(f"--pretrained_vae {pretrained}: {' '.join(str(error).split())}") from error
+    else:
+        vae = load_autoencoder(read_state_dict(pretrained), torch.float32, pretrained)
+    wanted = construct(VQAutoencoder, section, "vae").config
+    for key in ("ch", "ch_mult", "embed_dim", "n_embed"):
+        if listed(vae.config[key]) != listed(wanted[key]):
+            raise ValueError(f"--pretrained_vae {pretrained} has {key} {vae.config[key]}, the recipe {wanted[key]}")
+    return vae
+
+
+def listed(value: Any) -> Any:
+    """A tuple as the list that it is in a config file."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def build_pipeline(args: ModelArguments, seed: int) -> ResShiftPipeline:
+    """Return the pipeline that is trained: everything that sampling will need, from the recipe.
+
+    Raises ValueError in one line for options that do not exist or do not fit together.
+    """
+    if args.pretrained_model_name_or_path is not None:
+        pipe = SRPipeline.from_pretrained(args.pretrained_model_name_or_path, dtype=torch.float32)
+        if not isinstance(pipe, ResShiftPipeline):
+            raise ValueError(f"{args.pretrained_model_name_or_path} is no residual-shifting model")
+        return pipe
+    vae = build_vae(args.vae, args.pretrained_vae)
+    torch.manual_seed(seed)  # the same weights in every process
+    unet = build_unet(args.unet).to(memory_format=torch.channels_last)
+    scheduler = construct(ResShiftScheduler, args.scheduler, "scheduler")
+    options = {"padding_multiple": unet.size_multiple} | args.pipeline
+    parts = {"unet": unet, "vae": vae, "scheduler": scheduler}
+    if clash := parts.keys() & options.keys():
+        raise ValueError(f"the recipe's pipeline names {', '.join(clash)}, which have sections of their own")
+    return construct(ResShiftPipeline, parts | options, "pipeline")
+
+
+def build_degradation(wanted: str | dict[str, Any]) -> Degradation:
+    """Return the degradation of a recipe: a preset's name, or a mapping of its options."""
+    return preset(wanted) if isinstance(wanted, str) else from_yaml(wanted)
+
+
+def check_crop(crop: tuple[int, int], pipe: ResShiftPipeline, degradation: Degradation | None) -> None:
+    """Raise ValueError unless crops of this size pass through the degradation (if any) and the network."""
+    if degradation is not None and degradation.scale != pipe.native_scale:
+        raise ValueError(f"the degradation reduces by {degradation.scale}, the model enlarges by {pipe.native_scale}")
+    factor = pipe.vae.factor if pipe.vae is not None else getattr(pipe.unet, "scale", 1)
+    multiple = factor * pipe.unet.size_multiple
+    if any(side % multiple for side in crop):
+        raise ValueError(f"--resolution {crop[0]} {crop[1]} must be a multiple of {multiple} on both sides")

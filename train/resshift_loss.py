@@ -1,0 +1,130 @@
+"""What one step of `train/resshift.py` computes: degraded batches and the loss of residual shifting."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from resdiff.data.degradation.base import Degradation
+from resdiff.data.degradation.pool import PairPool
+from resdiff.data.training_set import Batch, sample_generator
+from resdiff.diffusion import resshift
+from resdiff.losses.diffusion import error_per_sample
+from resdiff.losses.perceptual import Lpips
+from resdiff.pipelines.resshift import ResShiftPipeline
+from resdiff.train.arguments import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossArguments:
+    """What the network is trained for."""
+
+    loss: Literal["mse", "l1"] = option("mse", "error of the prediction")
+    loss_space: Literal["latent", "pixel"] = option("latent", "where it is measured; pixel: through the decoder")
+    loss_weight: float = option(1.0, "of that error")
+    lpips_weight: float = option(0.0, "of LPIPS (VGG) through the decoder")
+    lpips_weights: Path | None = option(None, "torchvision's vgg16-397923af.pth [torch hub's cache]")
+    timestep_weights: tuple[float, ...] | None = option(None, "weight of each timestep's loss")
+    last_step_share: float = option(0.0, "of the draws of t that are forced to T-1, which one-step sampling uses")
+
+    def check_loss(self) -> None:
+        """Raise ValueError for values that cannot be meant."""
+        if not 0 <= self.last_step_share <= 1:
+            raise ValueError(f"--last_step_share {self.last_step_share} must lie in [0, 1]")
+        if self.loss_weight < 0 or self.lpips_weight < 0 or self.loss_weight + self.lpips_weight == 0:
+            raise ValueError(
+                f"--loss_weight {self.loss_weight} and --lpips_weight {self.lpips_weight} must not be negative, nor both 0"
+            )
+
+
+class ResShiftLoss:
+    """The loss of one micro-batch: Eq. (8) and (10) of ResShift, in latent or pixel space, with LPIPS if asked for.
+
+    Noise and timesteps are drawn per sample, from its global index.
+    """
+
+    def __init__(
+        self,
+        args: LossArguments,
+        pipe: ResShiftPipeline,
+        unet: torch.nn.Module,  # the pipeline's network as accelerate prepared it
+        device: torch.device,
+        seed: int,
+    ):
+        self.args, self.pipe, self.unet, self.device, self.seed = args, pipe, unet, device, seed
+        self.tables = pipe.scheduler.train_tables
+        steps = len(pipe.scheduler)
+        weights = args.timestep_weights or (1.0,) * steps
+        if len(weights) != steps:
+            raise ValueError(f"--timestep_weights has {len(weights)} values for {steps} timesteps")
+        self.timestep_weights = torch.tensor(weights, device=device)
+        self.lpips = Lpips(args.lpips_weights).to(device) if args.lpips_weight else None
+
+    def draw(self, index: int, shape: torch.Size) -> tuple[int, Tensor]:
+        """Draw timestep and noise (C, h, w) of a sample."""
+        generator = sample_generator(self.seed, index, stream="diffusion")
+        t_max = len(self.pipe.scheduler) - 1
+        t = int(torch.randint(t_max + 1, (), generator=generator))
+        forced = float(torch.rand((), generator=generator)) < self.args.last_step_share
+        if self.device.type != "cpu":  # thousands of normal numbers are drawn where they are needed
+            seed = int(torch.randint(2**62, (), generator=generator))
+            generator = torch.Generator(self.device).manual_seed(seed)
+        return t_max if forced else t, torch.randn(shape, generator=generator, device=self.device)
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the scalars "loss" and its parts of a batch with LR images, both in [0, 1]."""
+        assert batch.lr is not None, "Prepare makes them"
+        args, pipe, config = self.args, self.pipe, self.pipe.scheduler.config
+        hr, lq = batch.hr * 2 - 1, batch.lr * 2 - 1
+        with torch.no_grad():  # one call for both: the encoder is most of the cost
+            x0, y = pipe.encode(torch.cat([hr, pipe.upsample(lq)])).chunk(2)
+        draws = [self.draw(index, x0.shape[1:]) for index in batch.index]
+        t = torch.tensor([step for step, _ in draws], device=self.device)
+        noise = torch.stack([field for _, field in draws])
+
+        x_t = resshift.q_sample(x0, y, t, noise, self.tables)
+        model_input = resshift.scale_input(x_t, t, self.tables, config.input_scaling, config.data_var)
+        output = self.unet(model_input, t, lq).float()
+
+        image: Tensor | None = None
+        if args.loss_space == "pixel" or self.lpips is not None:
+            image = pipe.decode(resshift.predict_x0(output, x_t, y, t, self.tables, config.prediction_type))
+        if args.loss_space == "pixel" and image is not None:
+            error = error_per_sample(image, hr, args.loss)
+        else:
+            target = resshift.training_target(x0, y, noise, t, self.tables, config.prediction_type)
+            error = error_per_sample(output, target, args.loss)
+        loss = args.loss_weight * error
+        parts: dict[str, Tensor] = {args.loss: error.mean()}
+        if self.lpips is not None and image is not None:
+            distance = self.lpips(image.clamp(-1, 1), hr)  # (B,)
+            distance = torch.where(torch.isfinite(distance).all(), distance, 0.0)  # as the reference: mse alone then
+            loss = loss + args.lpips_weight * distance
+            parts["lpips"] = distance.mean()
+        return {"loss": (self.timestep_weights[t] * loss).mean()} | parts
+
+
+class Prepare:
+    """From what the workers read to a micro-batch on the device: degrade, then the pair pool."""
+
+    def __init__(self, degradation: Degradation, pool: PairPool | None, device: torch.device):
+        self.degradation, self.pool, self.device = degradation, pool, device
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Batch:
+        """Return the batch with LR images; pairs that were read as pairs stay as they are."""
+        batch = batch.to(self.device)
+        if batch.lr is None:
+            hr, lr = self.degradation.pair(batch.hr, batch.draws)
+            fine = torch.isfinite(lr).flatten(1).all(dim=1)
+            if not fine.all():  # the reference drops NaN samples; a flat one does no harm and keeps the batch whole
+                lr = torch.where(fine[:, None, None, None], lr, 0.5)
+                hr = torch.where(fine[:, None, None, None], hr, 0.5)
+            batch = dataclasses.replace(batch, hr=hr, lr=lr)
+        if self.pool is None:
+            return batch
+        hr, lr = self.pool.exchange((batch.hr, batch.lr))
+        return dataclasses.replace(batch, hr=hr, lr=lr)
