@@ -4,12 +4,15 @@ Step s of a run takes samples s G .. (s + 1) G - 1, where G = micro-batches x pr
 r-th part of each micro-batch, so two processes with batch B see what one with batch 2B sees.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+PATIENCE = 60  # seconds from a SIGTERM to the end of a worker that nobody dismissed
 
 
 def micro_batch_indices(
@@ -26,11 +29,13 @@ def micro_batch_indices(
             yield list(range(begin, begin + batch_size))
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Leave Ctrl-C to the main process, which saves before it leaves."""
-    import signal
+def _leave_signals_to_main(worker: int) -> None:
+    """Outlive Ctrl-C and, for a while, SIGTERM: schedulers send it to all processes, and the main one saves first.
 
+    It then dismisses its workers; one that died before would interrupt it by an error in the middle of a step.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(PATIENCE))
     torch.set_num_threads(1)
 
 
@@ -53,7 +58,7 @@ def training_batches(
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_leave_signals_to_main,
         generator=torch.Generator().manual_seed(0),  # else it draws from the random state that a checkpoint restores
         prefetch_factor=4 if num_workers else None,
     )

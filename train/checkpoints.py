@@ -107,14 +107,14 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
         return True
 
-    def load(self, folder: Path) -> Progress:
-        """Restore everything from a checkpoint; all processes call it.
+    def load(self, folder: Path, progress: Progress) -> None:
+        """Restore everything from a checkpoint, `progress` in place; all processes call it.
 
         Raises ValueError when it is damaged or was written by another number of processes that had state of their own.
         """
         rank = self.accelerator.process_index
         try:
-            progress = Progress(**json.loads((folder / "progress.json").read_text()))
+            progress.restore(json.loads((folder / "progress.json").read_text()))
             self.accelerator.load_state(str(folder))
             for name, state in self.shared.items():
                 state.load_tensors(load_file(folder / f"{name}.safetensors"))
@@ -125,7 +125,6 @@ class Checkpoints:
             raise ValueError(
                 f"{folder} cannot be resumed by this run with this number of processes: {reason}"
             ) from error
-        return progress
 
     def begin(self) -> None:
         """Make the folder, write down the settings, and remove what a run that was killed while saving left behind."""

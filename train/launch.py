@@ -80,9 +80,10 @@ def start(args: TrainingArguments) -> Accelerator:
     state = PartialState(cpu=cpu)  # without the word it overlooks torchrun's other processes on a CPU
     if not state.is_main_process:
         logging.getLogger("resdiff").setLevel(logging.ERROR)  # the main process speaks for all
-    for tracker in ("tensorboard", "wandb"):
-        if args.report_to in (tracker, "all") and find_spec(tracker) is None:
-            raise ValueError(f"--report_to {args.report_to}: {tracker} is not installed; pip install it, or pass none")
+    if args.report_to not in ("all", "none") and find_spec(args.report_to) is None:
+        raise ValueError(
+            f"--report_to {args.report_to}: {args.report_to} is not installed; pip install it, or pass none"
+        )
     precision = choose_precision(args.mixed_precision, state.device)
     threads = set_threads(state.num_processes, args.num_threads)
     if args.allow_tf32 and state.device.type == "cuda":

@@ -32,6 +32,10 @@ Batch = TypeVar("Batch")
 BAD_STEPS_IN_A_ROW = 10  # after so many skipped steps the run is not going to recover
 
 
+class RunAborted(Exception):
+    """Bad losses ended a run; the message says at which step, and where the batch is."""
+
+
 def fit(
     step: Callable[[Batch, Progress], dict[str, float]],
     batches: Iterator[Batch],  # endless, from `progress.samples` on
@@ -48,7 +52,7 @@ def fit(
 ) -> bool:
     """Train until the limits are reached; return whether they were (False: a signal stopped the run, after saving).
 
-    Raises RuntimeError when a bad loss shall abort the run or when ten came in a row; the last checkpoint stays.
+    Raises RunAborted when a bad loss shall abort the run or when ten came in a row; the last checkpoint stays.
     """
     accelerator, output_dir = checkpoints.accelerator, checkpoints.output_dir
     report = Report(accelerator, output_dir / "metrics.jsonl", progress, limits)
@@ -72,7 +76,7 @@ def fit(
                 saved = save_bad_batch(error.batches, tensors_of, output_dir, progress.step, accelerator.process_index)
                 logger.warning("step %d not done: %s; batch saved as %s", progress.step, error, saved)
                 if on_bad_loss == "abort" or progress.bad_steps >= BAD_STEPS_IN_A_ROW:
-                    raise RuntimeError(f"stopped at step {progress.step}: {error}; the batch is in {saved}") from None
+                    raise RunAborted(f"stopped at step {progress.step}: {error}; the batch is in {saved}") from None
             progress.step += 1
             progress.samples += samples_per_step
             progress.seconds += slowest(accelerator, time.monotonic() - started)
@@ -138,8 +142,11 @@ def save_bad_batch(
     step: int,
     rank: int,
 ) -> Path:
-    """Write what a process trained on in a step that went wrong; return the file's name."""
+    """Write what a process trained on in a step that went wrong; return the file's name. The newest few are kept."""
     path = output_dir / f"bad-batch-{step}-{rank}.safetensors"
+    saved = sorted(output_dir.glob(f"bad-batch-*-{rank}.safetensors"), key=lambda p: p.stat().st_mtime)
+    for old in saved[: len(saved) + 1 - BAD_STEPS_IN_A_ROW]:
+        old.unlink()
     if tensors_of is not None:
         named = {f"{i}.{name}": x for i, batch in enumerate(batches) for name, x in tensors_of(batch).items()}
         try:
@@ -178,27 +185,24 @@ class Report:
         total = limits.max_train_steps
         self.bar = tqdm(total=total, initial=progress.step, unit="step", disable=not self.active, mininterval=1)
         self.started, self.done_at_start = time.monotonic(), limits.done(progress)
-        self._reset()
-
-    def _reset(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts = 0
         self.images = 0
         self.waited = self.took = 0.0
 
     def add(self, logs: dict[str, float], images: int, waited: float, took: float) -> None:
         """Take one step in."""
+        sums = self.progress.sums  # checkpoints keep them: a resumed run logs the means of an uninterrupted one
         for name, value in logs.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.counts += bool(logs)
+            sums[name] = sums.get(name, 0.0) + value
+        self.progress.counts += bool(logs)
         self.images, self.waited, self.took = self.images + images, self.waited + waited, self.took + took
         self.bar.update()
 
     def write(self, done: float) -> None:
         """Write the means since the last call."""
-        means = {name: value / max(1, self.counts) for name, value in self.sums.items()}
+        means = {name: value / max(1, self.progress.counts) for name, value in self.progress.sums.items()}
         speed = {"images_per_second": self.images / self.took, "data_wait": self.waited / self.took}
-        self._reset()
+        self.progress.sums, self.progress.counts = {}, 0
+        self.images, self.waited, self.took = 0, 0.0, 0.0
         self._log(means | speed)
         passed = time.monotonic() - self.started
         share = done - self.done_at_start

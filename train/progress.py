@@ -1,7 +1,7 @@
 """How far a run is, how long it shall go, how often it does what, and the learning rate as a pure function of these."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 LearningRateSchedule = Literal["constant", "constant_with_warmup", "cosine"]
@@ -17,10 +17,16 @@ class Progress:
     seconds: float = 0.0  # spent on steps and waiting for data; not on validation and checkpoints
     average_loss: float | None = None  # running mean, what an exploding loss is compared with
     bad_steps: int = 0  # skipped in a row
+    sums: dict[str, float] = field(default_factory=dict)  # of what the steps returned since the last line was logged
+    counts: int = 0  # of these steps
 
     def state(self) -> dict[str, Any]:
         """Return the fields as plain numbers."""
         return asdict(self)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned. Raises TypeError for other fields."""
+        self.__dict__.update(asdict(Progress(**state)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,11 @@ class ModelArguments:
         0, "samples each process keeps and draws its batches from, a multiple of its batch; 0: none"
     )
 
+    @property
+    def scale(self) -> int:
+        """HR side over LR side."""
+        return int(self.pipeline.get("scale", 4))
+
 
 def construct(cls: Callable[..., Any], section: dict[str, Any], name: str) -> Any:
     """Call `cls` with the options of a recipe's section. Raises ValueError in one line for those it does not know."""
@@ -96,13 +101,11 @@ def listed(value: Any) -> Any:
 def build_pipeline(args: ModelArguments, seed: int) -> ResShiftPipeline:
     """Return the pipeline that is trained: everything that sampling will need, from the recipe.
 
-    Raises ValueError in one line for options that do not exist or do not fit together.
+    Raises ValueError in one line for options that do not exist or do not fit together, and for a pretrained model that
+    is not the recipe's.
     """
     if args.pretrained_model_name_or_path is not None:
-        pipe = SRPipeline.from_pretrained(args.pretrained_model_name_or_path, dtype=torch.float32)
-        if not isinstance(pipe, ResShiftPipeline):
-            raise ValueError(f"{args.pretrained_model_name_or_path} is no residual-shifting model")
-        return pipe
+        return open_pretrained(args, args.pretrained_model_name_or_path)
     vae = build_vae(args.vae, args.pretrained_vae)
     torch.manual_seed(seed)  # the same weights in every process
     unet = build_unet(args.unet).to(memory_format=torch.channels_last)
@@ -111,7 +114,28 @@ def build_pipeline(args: ModelArguments, seed: int) -> ResShiftPipeline:
     parts = {"unet": unet, "vae": vae, "scheduler": scheduler}
     if clash := parts.keys() & options.keys():
         raise ValueError(f"the recipe's pipeline names {', '.join(clash)}, which have sections of their own")
-    return construct(ResShiftPipeline, parts | options, "pipeline")
+    pipe = construct(ResShiftPipeline, parts | options, "pipeline")
+    if vae is None and isinstance(unet, PixelUNet) and unet.scale != pipe.native_scale:
+        raise ValueError(f"the recipe's unet has scale {unet.scale}, its pipeline {pipe.native_scale}; make them equal")
+    return pipe
+
+
+def open_pretrained(args: ModelArguments, model: str) -> ResShiftPipeline:
+    """Open a trained model to go on from; the recipe must be one of the same model, for it is saved with the result."""
+    pipe = SRPipeline.from_pretrained(model, dtype=torch.float32)
+    if not isinstance(pipe, ResShiftPipeline):
+        raise ValueError(f"--pretrained_model_name_or_path {model} is no residual-shifting model")
+    if (pipe.vae is None) != (args.vae is None):
+        space = "on pixels" if pipe.vae is None else "in latent space"
+        raise ValueError(f"{model} works {space}, the recipe does not; pass its own --recipe")
+    sections = {"unet": (pipe.unet, args.unet), "vae": (pipe.vae, args.vae or {})}
+    sections |= {"scheduler": (pipe.scheduler, args.scheduler), "pipeline": (pipe, args.pipeline)}
+    for name, (part, section) in sections.items():
+        for key, wanted in section.items():
+            found = type(part).__name__ if key == "_class_name" else part.config.get(key)
+            if listed(found) != listed(wanted):
+                raise ValueError(f"{model} has {name}.{key} {found}, the recipe {wanted}; pass its own --recipe")
+    return pipe
 
 
 def build_degradation(wanted: str | dict[str, Any]) -> Degradation:

@@ -11,9 +11,11 @@ the schedule, the degradation and the hyperparameters; flags override it. `outpu
 `SRPipeline.from_pretrained` opens, with the averaged weights. train/README.md explains every step.
 """
 
+import copy
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +24,12 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from resdiff.data.check import in_words
+from resdiff.data.degradation.base import Degradation
 from resdiff.data.degradation.pool import PairPool
 from resdiff.data.scan import scan
 from resdiff.data.training_set import Batch, TrainingSet, collate, sample_generator
 from resdiff.devices import DTYPES
+from resdiff.models.vq import VQAutoencoder
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.train.arguments import parse, to_yaml
 from resdiff.train.batches import training_batches
@@ -33,13 +37,13 @@ from resdiff.train.card import model_card
 from resdiff.train.checkpoints import Checkpoints
 from resdiff.train.ema import Ema
 from resdiff.train.launch import choose_workers, start
-from resdiff.train.loop import fit
+from resdiff.train.loop import RunAborted, fit
 from resdiff.train.output import check_output, write_model
-from resdiff.train.progress import Progress
-from resdiff.train.recipe import ModelArguments, build_degradation, build_pipeline, build_vae, check_crop
+from resdiff.train.progress import Limits, Progress
+from resdiff.train.recipe import ModelArguments, build_degradation, build_pipeline, check_crop
 from resdiff.train.resshift_loss import LossArguments, Prepare, ResShiftLoss
 from resdiff.train.settings import OF_THIS_MACHINE, TrainingArguments
-from resdiff.train.update import Update
+from resdiff.train.update import Update, build_optimizer
 from resdiff.train.validation import validate, validation_pairs
 
 logger = logging.getLogger(__name__)
@@ -65,51 +69,70 @@ def parse_args(arguments: Sequence[str] | None = None) -> Arguments:
     return parse(Arguments, __doc__, arguments, DEFAULT_RECIPE)
 
 
-def prepare_networks(pipe: ResShiftPipeline, args: Arguments, accelerator: Accelerator) -> None:
-    """Bring the frozen autoencoder and the trained network to the device, the way they are going to run."""
-    if pipe.vae is not None:
-        precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
-        pipe.vae.requires_grad_(False).to(accelerator.device, precision, memory_format=torch.channels_last)
-    pipe.set_progress_bar_config(disable=True)
-    pipe.unet.train().requires_grad_(True)
-    if args.gradient_checkpointing:
-        pipe.unet.enable_gradient_checkpointing()
-    if args.compile:
-        pipe.unet.compile_repeated_blocks()
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that trains, put together but not started."""
+
+    args: Arguments
+    accelerator: Accelerator
+    pipe: ResShiftPipeline  # what is trained, as it will be sampled from
+    autoencoder: VQAutoencoder | None  # in float32; the pipeline's own runs in the precision of the training
+    dataset: TrainingSet
+    degradation: Degradation
+    limits: Limits
+    accumulation: int  # micro-batches of a step
+    ema: Ema
+    pool: PairPool | None
+    prepare: Prepare
+    loss: ResShiftLoss
+    update: Update[Batch]
+
+    @property
+    def samples_per_step(self) -> int:
+        """Crops of a step, over all processes."""
+        return self.args.train_batch_size * self.accumulation * self.accelerator.num_processes
+
+    def batches(self, first: int) -> Iterator[list[Batch]]:
+        """Yield the micro-batches of each step of this process, from the sample `first` on."""
+        accelerator, args = self.accelerator, self.args
+        return training_batches(
+            self.dataset,
+            first=first,
+            batch_size=args.train_batch_size,
+            accumulation=self.accumulation,
+            process=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            num_workers=choose_workers(
+                args.dataloader_num_workers, args.photos_in, accelerator.num_processes, accelerator.device
+            ),
+            collate=collate,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+
+    def step(self, micro_batches: Sequence[Batch], progress: Progress) -> dict[str, float]:
+        """Do one optimizer step; what `fit` calls."""
+        return self.update(self.loss, [self.prepare(batch) for batch in micro_batches], progress)
 
 
-def main(args: Arguments) -> None:
-    """Train and write the pipeline folder.
+def assemble(args: Arguments) -> Run:
+    """Check everything that can be wrong, in the order of its cost, and build the run.
 
-    Raises ValueError in one line for whatever is wrong before the first step, RuntimeError when a bad loss ends the run.
+    Raises ValueError in one line.
     """
-    # Check what can be checked before anything is built
-    settings = to_yaml(args)
-    checkpoint = check_output(args.output_dir, args.resume_from_checkpoint, settings)
-    found = scan(args.train_data_dir, lr_data_dir=args.lr_data_dir, manifest=args.manifest, crop=args.crop)
+    found = scan(
+        args.train_data_dir, lr_data_dir=args.lr_data_dir, manifest=args.manifest, crop=args.crop, scale=args.scale
+    )
     degradation = build_degradation(args.degradation)
     accelerator = start(args)
     device, processes = accelerator.device, accelerator.num_processes
     accumulation = args.accumulation(processes)
-    workers = choose_workers(args.dataloader_num_workers, args.photos_in, processes, device)
-    samples_per_step = args.train_batch_size * accumulation * processes
+    choose_workers(args.dataloader_num_workers, args.photos_in, processes, device)
     pipe = build_pipeline(args, args.seed)
-    scale = pipe.native_scale
     check_crop(args.crop, pipe, None if found.has_pairs else degradation)
-    held_out = []
-    if args.validation_dir is not None:
-        held_out = validation_pairs(
-            args.validation_dir,
-            args.validation_lr_dir,
-            degradation,
-            scale=scale,
-            resolution=args.validation_resolution,
-            limit=args.num_validation_images,
-        )
     dataset = TrainingSet(
         found,
         crop=args.crop,
-        scale=scale,
+        scale=args.scale,
         seed=args.seed,
         augmentation=args.augmentation,
         rescale=args.rescale,
@@ -118,100 +141,137 @@ def main(args: Arguments) -> None:
         degradation=None if found.has_pairs else degradation,
         limit=args.max_train_samples,
     )
-    limits = args.limits(dataset.num_photos, samples_per_step)
+    limits = args.limits(dataset.num_photos, args.train_batch_size * accumulation * processes)
+    logger.info("%s", in_words(found, args.scale))
 
-    logger.info("%s\nsettings:\n%s", in_words(found, scale), settings)
-
-    # Build
     set_seed(args.seed + accelerator.process_index)
+    autoencoder = pipe.vae
     prepare_networks(pipe, args, accelerator)
-    optimizer = torch.optim.AdamW(
-        pipe.unet.parameters(),
-        lr=args.learning_rate,
-        betas=(args.adam_beta1, args.adam_beta2),
-        eps=args.adam_epsilon,
-        weight_decay=args.adam_weight_decay,
-        fused=device.type in ("cuda", "cpu"),
-    )
-    unet, optimizer = accelerator.prepare(pipe.unet, optimizer)
-    ema = Ema(pipe.unet.parameters(), args.ema_decay, args.ema_warmup)
+    unet, optimizer = accelerator.prepare(pipe.unet, build_optimizer(pipe.unet.parameters(), args, device))
     pool = None
     if args.pair_pool:
         pool = PairPool(args.pair_pool, sample_generator(args.seed, accelerator.process_index, stream="pool"))
+    return Run(
+        args=args,
+        accelerator=accelerator,
+        pipe=pipe,
+        autoencoder=autoencoder,
+        dataset=dataset,
+        degradation=degradation,
+        limits=limits,
+        accumulation=accumulation,
+        ema=Ema(pipe.unet.parameters(), args.ema_decay, args.ema_warmup),
+        pool=pool,
+        prepare=Prepare(degradation, pool, device),
+        loss=ResShiftLoss(args, pipe, unet, device, args.seed),
+        update=Update(
+            accelerator=accelerator,
+            model=unet,
+            optimizer=optimizer,
+            learning_rate=args.rate,
+            limits=limits,
+            max_grad_norm=args.max_grad_norm,
+        ),
+    )
+
+
+def prepare_networks(pipe: ResShiftPipeline, args: Arguments, accelerator: Accelerator) -> None:
+    """Bring a frozen copy of the autoencoder and the trained network to the device, the way they are going to run."""
+    if pipe.vae is not None:
+        precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+        frozen = copy.deepcopy(pipe.vae).requires_grad_(False).eval()
+        pipe.register_modules(vae=frozen.to(accelerator.device, precision, memory_format=torch.channels_last))
+    pipe.set_progress_bar_config(disable=True)
+    pipe.unet.train().requires_grad_(True)
+    if args.gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
+    if args.compile:
+        pipe.unet.compile_repeated_blocks()
+
+
+def build_validation(run: Run, progress: Progress) -> Callable[[], dict[str, float]] | None:
+    """Return the function that validates at `progress`, None without `--validation_dir`."""
+    args, pipe = run.args, run.pipe
+    if args.validation_dir is None:
+        return None
+    pairs = validation_pairs(
+        args.validation_dir,
+        args.validation_lr_dir,
+        run.degradation,
+        scale=args.scale,
+        resolution=args.validation_resolution,
+        limit=args.num_validation_images,
+    )
+
+    def validation() -> dict[str, float]:
+        pipe.unet.eval()
+        figures = validate(pipe, pairs, args.scale, sorted({1, pipe.default_steps}), run.accelerator, progress.step)
+        pipe.unet.train()
+        return figures
+
+    return validation
+
+
+def finish(run: Run, progress: Progress) -> None:
+    """Write the model with the averaged weights, and publish it if asked to."""
+    args, pipe = run.args, run.pipe
+    with run.ema.applied():
+        pipe.register_modules(vae=run.autoencoder)
+        pipe.unet.to(DTYPES[args.dtype])
+        pipe.scheduler.set_timesteps(len(pipe.scheduler))
+        recipe = to_yaml(args, without=OF_THIS_MACHINE)
+        write_model(pipe, args.output_dir, recipe, model_card(args.output_dir, progress, run.dataset.num_photos))
+    logger.info("the model is in %s", args.output_dir)
+    if args.push_to_hub:
+        pipe.push_to_hub(args.hub_model_id or args.output_dir.name)
+
+
+def main(args: Arguments) -> None:
+    """Train and write the pipeline folder.
+
+    Raises ValueError in one line for whatever is wrong before the first step, RunAborted when bad losses end the run.
+    """
+    settings = to_yaml(args)
+    checkpoint = check_output(args.output_dir, args.resume_from_checkpoint, settings)
+    run = assemble(args)
+    accelerator, progress = run.accelerator, Progress()
+    validation = build_validation(run, progress)
+    logger.info("settings:\n%s", settings)
+
+    # Start or resume
     checkpoints = Checkpoints(
         accelerator=accelerator,
         output_dir=args.output_dir,
         settings=settings,
         total_limit=args.checkpoints_total_limit,
-        shared={"ema": ema},
-        per_process={"pool": pool} if pool is not None else {},
+        shared={"ema": run.ema},
+        per_process={"pool": run.pool} if run.pool is not None else {},
     )
-    prepare = Prepare(degradation, pool, device)
-    loss = ResShiftLoss(args, pipe, unet, device, args.seed)
-    update = Update(
-        accelerator=accelerator,
-        model=unet,
-        optimizer=optimizer,
-        learning_rate=args.rate,
-        limits=limits,
-        max_grad_norm=args.max_grad_norm,
-    )
-
-    # Start or resume
     checkpoints.begin()
-    scalars = {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str, bool))}
+    scalars = {name: value for name, value in vars(args).items() if isinstance(value, (int, float, str, bool))}
     accelerator.init_trackers(args.tracker_project_name, config=scalars)
-    progress = checkpoints.load(checkpoint) if checkpoint is not None else Progress()
     if checkpoint is not None:
+        checkpoints.load(checkpoint, progress)
         logger.info("resumed from %s at step %d", checkpoint, progress.step)
-    batches = training_batches(
-        dataset,
-        first=progress.samples,
-        batch_size=args.train_batch_size,
-        accumulation=accumulation,
-        process=accelerator.process_index,
-        num_processes=processes,
-        num_workers=workers,
-        collate=collate,
-        pin_memory=device.type == "cuda",
-    )
 
-    def step(micro_batches: list[Batch], progress: Progress) -> dict[str, float]:
-        return update(loss, [prepare(batch) for batch in micro_batches], progress)
-
-    def validation() -> dict[str, float]:
-        pipe.unet.eval()
-        steps = sorted({1, pipe.default_steps})
-        figures = validate(pipe, held_out, scale, steps, accelerator, progress.step)
-        pipe.unet.train()
-        return figures
-
+    # Train
     finished = fit(
-        step,
-        batches,
-        samples_per_step=samples_per_step,
+        run.step,
+        run.batches(progress.samples),
+        samples_per_step=run.samples_per_step,
         progress=progress,
-        limits=limits,
+        limits=run.limits,
         rhythm=args.rhythm,
         checkpoints=checkpoints,
-        ema=ema,
-        validate=validation if held_out else None,
+        ema=run.ema,
+        validate=validation,
         tensors_of=lambda batch: {"hr": batch.hr, "lr": batch.lr},
         on_bad_loss=args.on_bad_loss,
     )
 
     # Write the model
     if finished and accelerator.is_main_process:
-        with ema.applied():
-            if pipe.vae is not None and args.vae is not None:  # trained with it in half precision
-                pipe.register_modules(vae=build_vae(args.vae, args.pretrained_vae))
-            pipe.unet.to(DTYPES[args.dtype])
-            pipe.scheduler.set_timesteps(len(pipe.scheduler))
-            recipe = to_yaml(args, without=OF_THIS_MACHINE)
-            write_model(pipe, args.output_dir, recipe, model_card(args.output_dir, progress, dataset.num_photos))
-        logger.info("the model is in %s", args.output_dir)
-        if args.push_to_hub:
-            pipe.push_to_hub(args.hub_model_id or args.output_dir.name)
+        finish(run, progress)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -220,5 +280,7 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         main(parse_args())
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, OSError, RunAborted) as error:
+        if os.environ.get("RESDIFF_DEBUG"):
+            raise
         sys.exit(f"error: {error}")

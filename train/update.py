@@ -1,7 +1,7 @@
 """`Update`: one optimizer's step on a list of micro-batches, guarded against losses that would ruin the weights."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -11,11 +11,26 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from resdiff.train.progress import LearningRate, Limits, Progress
+from resdiff.train.settings import TrainingArguments
 
 MicroBatch = TypeVar("MicroBatch")
 AVERAGING = 0.02  # weight of the newest loss in the running mean
 EXPLODED = 10.0  # times the running mean
 JUDGED_AFTER = 20  # steps; a mean of fewer batches is no measure, the first may be of plain sky
+
+
+def build_optimizer(
+    parameters: Iterable[torch.nn.Parameter], args: TrainingArguments, device: torch.device
+) -> torch.optim.AdamW:
+    """Return AdamW as the settings say, in one kernel where the device has one."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=args.learning_rate,
+        betas=(args.adam_beta1, args.adam_beta2),
+        eps=args.adam_epsilon,
+        weight_decay=args.adam_weight_decay,
+        fused=device.type in ("cuda", "cpu"),
+    )
 
 
 class BadLoss(RuntimeError):
@@ -80,9 +95,8 @@ class Update(Generic[MicroBatch]):
             problem = f"the loss is {loss}"
         elif not math.isfinite(norm) and self.accelerator.scaler is None:  # a scaler skips such steps by itself
             problem = f"the gradient's norm is {norm}"
-        elif progress.average_loss is not None and progress.step >= JUDGED_AFTER:
-            if loss > EXPLODED * progress.average_loss:
-                problem = f"the loss is {loss:.4g}, its running mean {progress.average_loss:.4g}"
+        elif progress.step >= JUDGED_AFTER and loss > EXPLODED * (average := progress.average_loss or math.inf):
+            problem = f"the loss is {loss:.4g}, its running mean {average:.4g}"
         if problem:
             self.optimizer.zero_grad()
             if self.accelerator.scaler is not None:  # it unscaled for this step already and would refuse the next

@@ -94,4 +94,5 @@ def log_grid(
     picture = to_uint8(torch.cat(rows, dim=-2)).permute(0, 2, 3, 1).numpy()  # (1, rows * H, 3 * W, 3)
     for tracker in accelerator.trackers:
         if hasattr(tracker, "log_images"):
-            tracker.log_images({name: picture}, step=step)
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}  # else it expects NCHW
+            tracker.log_images({name: picture}, step=step, **layout)

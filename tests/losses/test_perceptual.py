@@ -75,6 +75,6 @@ def test_another_network_is_refused_in_one_line(vgg, tmp_path, damage) -> None:
     path = tmp_path / "other.pth"
     torch.save(state, path)
     with pytest.raises(
-        ValueError, match="is not torchvision's VGG-16: features.28.weight is missing or of another shape"
+        ValueError, match=r"is not torchvision's VGG-16: features.28.weight is missing or of another shape"
     ):
         Lpips(path)

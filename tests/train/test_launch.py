@@ -51,7 +51,7 @@ def test_the_threads_that_the_user_chose_stay(eight_cores) -> None:
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:
-    with pytest.raises(ValueError, match="--mixed_precision fp16 is not for this device: .*choose fp32 or bf16"):
+    with pytest.raises(ValueError, match=r"--mixed_precision fp16 is not for this device: .*choose fp32 or bf16"):
         choose_precision("fp16", CPU)
 
 

@@ -19,7 +19,7 @@ from resdiff.train import checkpoints as checkpoints_module
 from resdiff.train import loop
 from resdiff.train.checkpoints import Checkpoints, all_checkpoints
 from resdiff.train.ema import Ema
-from resdiff.train.loop import fit
+from resdiff.train.loop import RunAborted, fit
 from resdiff.train.progress import Limits, Progress, Rhythm
 from resdiff.train.update import BadLoss
 
@@ -41,7 +41,7 @@ class Run:
         self.checkpoints.begin()
         self.progress = Progress()
         if resume:
-            self.progress = self.checkpoints.load(all_checkpoints(folder)[-1])
+            self.checkpoints.load(all_checkpoints(folder)[-1], self.progress)
         self.folder, self.seen, self.options = folder, [], options
         self.before_step: Callable[[int], None] = lambda index: None
 
@@ -149,6 +149,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path) -> None:
     assert losses[0] == losses[1] and len(losses[0]) == 30
 
 
+def test_a_run_resumed_between_two_lines_logs_the_same_means(tmp_path) -> None:
+    whole = Run(tmp_path / "whole")
+    whole.fit(steps=12, logging_steps=5)
+    cut = Run(tmp_path / "cut")
+    cut.before_step = lambda index: os.kill(os.getpid(), signal.SIGTERM) if index == 7 else None
+    assert cut.fit(steps=12, logging_steps=5) is False
+    rest = Run(tmp_path / "cut", resume=True)
+    rest.fit(steps=12, logging_steps=5)
+    losses = [[(line["step"], line["loss"]) for line in run.metrics()] for run in (rest, whole)]
+    assert losses[0] == losses[1] and [step for step, _ in losses[0]] == [5, 10]
+
+
 def test_a_finished_run_that_is_resumed_trains_no_further(tmp_path) -> None:
     Run(tmp_path).fit(steps=3)
     again = Run(tmp_path, resume=True)
@@ -181,7 +193,7 @@ def test_a_skipped_step_is_not_in_the_means(tmp_path) -> None:
 def test_a_bad_loss_aborts_as_told_and_the_last_checkpoint_stays(tmp_path) -> None:
     run = Run(tmp_path, on_bad_loss="abort")
     run.before_step = bad_at(3, problem="the loss is inf")
-    with pytest.raises(RuntimeError, match=r"stopped at step 3: the loss is inf; the batch is in .*bad-batch-3-0"):
+    with pytest.raises(RunAborted, match=r"stopped at step 3: the loss is inf; the batch is in .*bad-batch-3-0"):
         run.fit(steps=8, checkpointing_steps=2)
     assert [path.name for path in all_checkpoints(tmp_path)] == ["checkpoint-2"]
     assert (tmp_path / "bad-batch-3-0.safetensors").is_file()
@@ -190,7 +202,7 @@ def test_a_bad_loss_aborts_as_told_and_the_last_checkpoint_stays(tmp_path) -> No
 def test_ten_bad_losses_in_a_row_abort(tmp_path) -> None:
     run = Run(tmp_path)
     run.before_step = bad_at(*range(2, 11), *range(12, 100))  # nine are survived
-    with pytest.raises(RuntimeError, match="stopped at step 21"):
+    with pytest.raises(RunAborted, match="stopped at step 21"):
         run.fit(steps=100)
 
 

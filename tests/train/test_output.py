@@ -47,14 +47,14 @@ def test_the_folder_of_another_run_is_refused(tmp_path, left) -> None:
     else:
         (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(
-        ValueError, match="holds another run: add --resume_from_checkpoint latest .* choose another folder"
+        ValueError, match=r"holds another run: add --resume_from_checkpoint latest .* choose another folder"
     ):
         check_output(tmp_path, None, settings())
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="--output_dir .*file is a file; choose a folder"):
+    with pytest.raises(ValueError, match=r"--output_dir .*file is a file; choose a folder"):
         check_output(tmp_path / "file", None, settings())
 
 
@@ -86,7 +86,7 @@ def test_a_checkpoint_without_readable_settings_is_one_line(tmp_path, damage) ->
     (path / "run.yaml").unlink()
     if damage != "gone":
         (path / "run.yaml").write_text(damage)
-    with pytest.raises(ValueError, match="checkpoint-5 .*run.yaml") as caught:
+    with pytest.raises(ValueError, match=r"checkpoint-5 .*run.yaml") as caught:
         check_output(tmp_path, "latest", settings())
     assert "\n" not in str(caught.value)
 

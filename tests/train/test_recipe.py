@@ -83,6 +83,7 @@ def test_a_latent_recipe_takes_its_autoencoder_from_a_folder(autoencoder) -> Non
         ({"scheduler": {"prediction_type": "v"}}, "'v' is unknown"),
         ({"pipeline": {"scales": 4}}, "the recipe's pipeline has no option 'scales'"),
         ({"pipeline": {"vae": None}}, "the recipe's pipeline names vae, which have sections of their own"),
+        ({"pipeline": {"scale": 2}}, "the recipe's unet has scale 4, its pipeline 2; make them equal"),
         ({"vae": VAE}, "works in latent space: pass --pretrained_vae"),
         (
             {"pretrained_vae": Path("x")},
@@ -104,6 +105,23 @@ def test_an_autoencoder_other_than_the_recipe_says_is_refused(autoencoder, key, 
         build_vae(changed, autoencoder)
     with pytest.raises(ValueError, match="the recipe's vae has no option 'n_embedd'"):
         build_vae(VAE | {"n_embedd": 3}, autoencoder)
+
+
+def test_a_trained_model_is_opened_and_must_be_the_one_of_the_recipe(tmp_path) -> None:
+    first = build_pipeline(arguments(), 1)
+    first.save_pretrained(tmp_path)
+    opened = build_pipeline(arguments(pretrained_model_name_or_path=str(tmp_path)), 2)
+    weights = first.unet.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in opened.unet.state_dict().items())
+    for sections, message in (
+        ({"unet": PIXEL | {"channels": [8, 8]}}, r"has unet.channels \[8, 16\], the recipe \[8, 8\]"),
+        ({"unet": SWIN}, "has unet._class_name PixelUNet, the recipe SwinUNet"),
+        ({"scheduler": {"kappa": 1.0}}, "has scheduler.kappa 2.0, the recipe 1.0"),
+        ({"pipeline": {"upsampling": "torch"}}, "has pipeline.upsampling pil, the recipe torch"),
+        ({"vae": VAE}, "works on pixels, the recipe does not; pass its own --recipe"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_pipeline(arguments(**sections, pretrained_model_name_or_path=str(tmp_path)), 2)
 
 
 def test_a_folder_without_an_autoencoder_is_one_line(tmp_path) -> None:

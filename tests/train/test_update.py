@@ -94,7 +94,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(bad) -> None:
     before = run.weights()
     poisoned = X[:4].clone()
     poisoned[0] = bad
-    with pytest.raises(BadLoss, match="the loss is (nan|inf)") as caught:
+    with pytest.raises(BadLoss, match=r"the loss is (nan|inf)") as caught:
         run.step(X[4:], poisoned)
     assert torch.equal(run.weights(), before)
     assert caught.value.batches[1] is poisoned
@@ -138,7 +138,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
         flat = (run.layer(x) * 0).sum()
         return {"loss": flat.sqrt()}  # 0, with an infinite slope
 
-    with pytest.raises(BadLoss, match="the gradient's norm is (nan|inf)"):
+    with pytest.raises(BadLoss, match=r"the gradient's norm is (nan|inf)"):
         run.update(loss, [X], run.progress)
     assert torch.equal(run.weights(), before)
 

@@ -41,6 +41,8 @@ def pipe() -> ResShiftPipeline:
 class Tracker:
     """Remembers pictures."""
 
+    name = "pictures"
+
     def __init__(self) -> None:
         self.seen: dict[str, np.ndarray] = {}
 
