@@ -5,7 +5,7 @@ has no autoencoder. Super-resolution x4, inpainting and face restoration x1 are 
 """
 
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
 from resdiff.noise import Noise
 from resdiff.pipelines.base import OnStep, SRPipeline, scaled_size
-from resdiff.resize import bicubic
+from resdiff.resize import BicubicKernel, bicubic
 from resdiff.schedulers.resshift import ResShiftScheduler
 from resdiff.tiling import Smooth
 
@@ -38,6 +38,12 @@ class ResShiftPipeline(SRPipeline):
         tile_size: int = 512,  # larger images are cut into tiles of this many low-resolution pixels
     ):
         super().__init__()
+        if upsampling not in get_args(BicubicKernel):
+            raise ValueError(
+                f"upsampling={upsampling!r} is unknown; choose one of {', '.join(get_args(BicubicKernel))}"
+            )
+        if num_inference_steps is not None and not 1 <= num_inference_steps <= len(scheduler):
+            raise ValueError(f"num_inference_steps={num_inference_steps} must lie between 1 and {len(scheduler)}")
         for network in (unet, vae):
             if network is not None and network.dtype != torch.float32:  # in float32 it gains nothing and rounds more
                 network.to(memory_format=torch.channels_last)

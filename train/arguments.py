@@ -18,11 +18,15 @@ import yaml
 Settings = TypeVar("Settings")
 
 
-def option(default: Any = MISSING, help: str = "") -> Any:
-    """Return a dataclass field with its line of `--help`; mutable defaults are copied."""
+def option(default: Any = MISSING, help: str = "", **more: Any) -> Any:
+    """Return a dataclass field with its line of `--help`; mutable defaults are copied.
+
+    `alone` is what the flag means without a value.
+    """
+    metadata = {"help": help} | more
     if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def parse(
@@ -34,13 +38,17 @@ def parse(
     and whatever `settings` itself refuses by ValueError.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = lambda message: parser.exit(2, f"error: {' '.join(message.split())}\n")  # type: ignore[method-assign]
+    parser.error = lambda message: parser.exit(2, f"error: {one_line(message)}\n")  # type: ignore[method-assign]
     parser.add_argument("--recipe", type=Path, default=default_recipe, help=f"YAML of settings [{default_recipe.name}]")
     hints = get_type_hints(settings)
     known = {item.name: item for item in fields(settings)}  # type: ignore[arg-type]
+    try:
+        usual = read_recipe(default_recipe, hints, given=set())
+    except ValueError:  # said below, should it be the recipe that is used
+        usual = {}
     for name, item in known.items():
-        if not is_mapping(hints[name]):
-            add_flag(parser, item, hints[name])
+        if not is_mapping(without_none(hints[name])):
+            add_flag(parser, item, hints[name], usual.get(name, item.default))
     given = vars(parser.parse_args(arguments))
     recipe = given.pop("recipe")
     try:
@@ -63,9 +71,16 @@ def is_mapping(hint: Any) -> bool:
     return get_origin(hint) is dict or hint is dict
 
 
-def add_flag(parser: argparse.ArgumentParser, item: Field, hint: Any) -> None:
-    """Add the flag of one field; nothing lands in the namespace unless it is given."""
-    shown = "" if is_required(item) or item.default in (None, MISSING) else f" [{item.default}]"
+def one_line(message: str) -> str:
+    """Return a message of argparse in one line, without its "argument --x:" where the text names the flag itself."""
+    text = " ".join(message.split())
+    start, _, rest = text.partition(": ")
+    return rest if start.startswith("argument --") and start.removeprefix("argument ") in rest else text
+
+
+def add_flag(parser: argparse.ArgumentParser, item: Field, hint: Any, usual: Any) -> None:
+    """Add the flag of one field, `usual` being its value without it; the namespace holds only flags that are given."""
+    shown = "" if usual in (None, MISSING) else f" [{' '.join(map(str, usual)) if isinstance(usual, tuple) else usual}]"
     text = (item.metadata.get("help", "") + shown).replace("%", "%%")
     name, common = f"--{item.name}", {"default": argparse.SUPPRESS, "help": text}
     hint = without_none(hint)
@@ -73,8 +88,8 @@ def add_flag(parser: argparse.ArgumentParser, item: Field, hint: Any) -> None:
         parser.add_argument(name, action=argparse.BooleanOptionalAction, **common)
     elif get_origin(hint) is tuple:
         parser.add_argument(name, type=converter(name, get_args(hint)[0]), nargs="+", action=AsTuple, **common)
-    elif item.name == "resume_from_checkpoint":  # as users of diffusers know it; alone it means the latest
-        parser.add_argument(name, nargs="?", const="latest", **common)
+    elif "alone" in item.metadata:
+        parser.add_argument(name, nargs="?", const=item.metadata["alone"], **common)
     else:
         parser.add_argument(name, type=converter(name, hint), **common)
 
@@ -112,9 +127,9 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         if value is None and type(None) in kinds:
             return None
         mapping = isinstance(value, dict)
-        kinds = tuple(k for k in kinds if k is not type(None) and is_mapping(k) == mapping)
-        if len(kinds) == 1:
-            return convert(name, value, kinds[0])
+        fitting = [kind for kind in kinds if kind is not type(None) and is_mapping(kind) == mapping]
+        if len(fitting) == 1 and (len(kinds) == 2 or mapping or isinstance(value, str)):
+            return convert(name, value, fitting[0])
     elif origin is Literal:
         value = "no" if value is False else value  # what YAML makes of a bare no
         if value in get_args(hint):
@@ -142,6 +157,8 @@ def convert(name: str, value: Any, hint: Any) -> Any:
 
 def type_name(hint: Any) -> str:
     """Return the name of a type as a user would say it."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(type_name(kind) for kind in get_args(hint) if kind is not type(None))
     if hint in (int, float, str, bool, Path):
         return {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}[hint]
     return "a mapping" if is_mapping(hint) else str(hint)

@@ -1,6 +1,7 @@
 """The model card of a trained model: what it is, what it was trained on, with what figures."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from resdiff.train.progress import Progress
@@ -28,7 +29,10 @@ image = SRPipeline.from_pretrained("{name}")("photo.jpg").images[0]
 
 def model_card(output_dir: Path, progress: Progress, photos: int) -> str:
     """Return the card, with the figures of the last validation in `metrics.jsonl`, if there was any."""
-    lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    metrics, lines = output_dir / "metrics.jsonl", []
+    for line in metrics.read_text().splitlines() if metrics.exists() else []:
+        with suppress(json.JSONDecodeError):  # a full disk cut it off; the model is worth more than its figures
+            lines.append(json.loads(line))
     validations = [line for line in lines if any(key.startswith("psnr") for key in line)]
     figures = "It was not validated."
     if validations:

@@ -1,7 +1,8 @@
 """Checkpoints of a run: written whole or not at all, rotated, and read back to the bit.
 
 `<output_dir>/checkpoint-<step>` holds what accelerate saves (weights, optimizer, gradient scaler, random states of every
-process), `progress.json`, `run.yaml` (the settings), and one safetensors file for each further state: those that all
+process), `progress.json`, `run.yaml` (the settings), and one safetensors file for each further state: the random numbers of each process (accelerate's own file of them is
+skipped without a word when it is damaged), those that all
 processes share (`ema`) once, those that each process has for itself (the pair pool) once a process.
 """
 
@@ -27,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 PARTIAL = "partial-"
 SETTINGS = "run.yaml"
-DAMAGE = (  # what reading half a file, an empty or a foreign one can end with
+RANDOM = "random"
+UNREADABLE = (  # what reading half a file, an empty or a foreign one can end with
     OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError,
 )  # fmt: skip
 
@@ -116,14 +118,15 @@ class Checkpoints:
         try:
             progress.restore(json.loads((folder / "progress.json").read_text()))
             self.accelerator.load_state(str(folder))
+            load_random_state(folder / f"{RANDOM}-{rank}.safetensors")
             for name, state in self.shared.items():
                 state.load_tensors(load_file(folder / f"{name}.safetensors"))
             for name, state in self.per_process.items():
                 state.load_tensors(load_file(folder / f"{name}-{rank}.safetensors"))
-        except DAMAGE as error:
+        except UNREADABLE as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ValueError(
-                f"{folder} cannot be resumed by this run with this number of processes: {reason}"
+                f"{folder} is damaged, or of another number of processes ({reason}); remove it to go on from the one before"
             ) from error
 
     def begin(self) -> None:
@@ -137,6 +140,7 @@ class Checkpoints:
 
     def _write(self, folder: Path, progress: Progress) -> None:
         self.accelerator.save_state(str(folder))
+        save_tensors(random_state(), folder / f"{RANDOM}-{self.accelerator.process_index}.safetensors")
         for name, state in self.per_process.items():
             save_tensors(state.tensors(), folder / f"{name}-{self.accelerator.process_index}.safetensors")
         if self.accelerator.is_main_process:
@@ -151,6 +155,28 @@ class Checkpoints:
             return fine
         agreed = self.accelerator.reduce(torch.tensor(float(fine), device=self.accelerator.device), reduction="sum")
         return int(agreed) == self.accelerator.num_processes
+
+
+def random_state() -> dict[str, Tensor]:
+    """Return the state of torch's own generators of this process."""
+    devices = range(torch.cuda.device_count())
+    return {"cpu": torch.get_rng_state()} | {f"cuda.{i}": torch.cuda.get_rng_state(i) for i in devices}
+
+
+def load_random_state(path: Path) -> None:
+    """Restore what `random_state` returned; a process that the saving run did not have keeps its own."""
+    if not path.is_file():
+        if path.with_name(f"{RANDOM}-0.safetensors").is_file():
+            logger.warning(
+                "%s was written by fewer processes: this one starts with random numbers of its own", path.parent
+            )
+            return
+        raise ValueError(f"{path.name} is missing")
+    state = load_file(path)
+    torch.set_rng_state(state["cpu"])
+    for i in range(torch.cuda.device_count()):
+        if f"cuda.{i}" in state:
+            torch.cuda.set_rng_state(state[f"cuda.{i}"], i)
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
@@ -9,6 +11,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import ProjectConfiguration, parse_flag_from_env
 
 from resdiff.devices import check_dtype, default_device, default_dtype
+from resdiff.train.loop import RunAborted
 from resdiff.train.settings import TrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -71,6 +74,25 @@ def choose_workers(wanted: int | None, photos_in: str, num_processes: int, devic
     return 0 if device.type == "cpu" else max(1, min(8, cores() // num_processes))
 
 
+def run_script(main: Callable[[], None]) -> int:
+    """Run a training script; return its exit code, what went wrong being one line of the main process.
+
+    0: done, or stopped by a signal after saving. 2: it cannot run as told. 1: bad losses or a second Ctrl-C ended it.
+    RESDIFF_DEBUG=1 in the environment shows the traceback.
+    """
+    try:
+        main()
+    except (ValueError, OSError, RunAborted, KeyboardInterrupt) as error:
+        if os.environ.get("RESDIFF_DEBUG"):
+            raise
+        if os.environ.get("RANK", "0") == "0":
+            text = "interrupted; --resume_from_checkpoint latest goes on from the last checkpoint"
+            text = text if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
+            print(f"error: {text}", file=sys.stderr)
+        return 2 if isinstance(error, (ValueError, OSError)) else 1
+    return 0
+
+
 def start(args: TrainingArguments) -> Accelerator:
     """Join the other processes and say how this run is going to work.
 
@@ -85,7 +107,8 @@ def start(args: TrainingArguments) -> Accelerator:
             f"--report_to {args.report_to}: {args.report_to} is not installed; pip install it, or pass none"
         )
     precision = choose_precision(args.mixed_precision, state.device)
-    threads = set_threads(state.num_processes, args.num_threads)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))  # of several machines' processes
+    threads = set_threads(here, args.num_threads)
     if args.allow_tf32 and state.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from resdiff.train.checkpoints import Checkpoints, save_tensors
 from resdiff.train.ema import Ema
-from resdiff.train.progress import BadLossRule, Limits, Progress, Rhythm
+from resdiff.train.progress import Limits, Progress, Rhythm
 from resdiff.train.stopping import StopSignals
 from resdiff.train.update import BadLoss
 
@@ -48,7 +48,7 @@ def fit(
     ema: Ema | None = None,
     validate: Callable[[], dict[str, float]] | None = None,  # runs in the main process, with the averaged weights
     tensors_of: Callable[[Any], dict[str, Tensor]] | None = None,  # what to save of a micro-batch with a bad loss
-    on_bad_loss: BadLossRule = "skip",
+    on_bad_loss: Literal["skip", "abort"] = "skip",
 ) -> bool:
     """Train until the limits are reached; return whether they were (False: a signal stopped the run, after saving).
 
@@ -102,8 +102,12 @@ def fit(
                 run_validation(validate, report, accelerator, ema)
         if validate is not None and validated_at != progress.step and limits.done(progress) >= 1:
             run_validation(validate, report, accelerator, ema)
+        if finished := limits.done(progress) >= 1:
+            report.write(1.0)
         report.close()
-        if limits.done(progress) >= 1:
+        if finished and progress.bad_steps == progress.step:
+            raise RunAborted(f"none of the {progress.step} steps could be done; bad-batch-* hold what they saw")
+        if finished:
             return True
         if saved_at != progress.step:
             checkpoints.save(progress)
@@ -131,7 +135,10 @@ def run_validation(
     with ema.applied() if ema is not None else nullcontext():
         if accelerator.is_main_process:
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-                report.validation(validate())
+                try:
+                    report.validation(validate())
+                except RuntimeError as error:  # not finite, or out of memory: training itself goes on
+                    logger.warning("validation failed: %s", " ".join(str(error).split()))
     accelerator.wait_for_everyone()
 
 
@@ -145,7 +152,7 @@ def save_bad_batch(
     """Write what a process trained on in a step that went wrong; return the file's name. The newest few are kept."""
     path = output_dir / f"bad-batch-{step}-{rank}.safetensors"
     saved = sorted(output_dir.glob(f"bad-batch-*-{rank}.safetensors"), key=lambda p: p.stat().st_mtime)
-    for old in saved[: len(saved) + 1 - BAD_STEPS_IN_A_ROW]:
+    for old in saved[: max(0, len(saved) + 1 - BAD_STEPS_IN_A_ROW)]:
         old.unlink()
     if tensors_of is not None:
         named = {f"{i}.{name}": x for i, batch in enumerate(batches) for name, x in tensors_of(batch).items()}
@@ -198,7 +205,9 @@ class Report:
         self.bar.update()
 
     def write(self, done: float) -> None:
-        """Write the means since the last call."""
+        """Write the means since the last call, if there were any steps."""
+        if not self.took:
+            return
         means = {name: value / max(1, self.progress.counts) for name, value in self.progress.sums.items()}
         speed = {"images_per_second": self.images / self.took, "data_wait": self.waited / self.took}
         self.progress.sums, self.progress.counts = {}, 0

@@ -16,15 +16,20 @@ MODEL_SECTIONS = {"unet", "scheduler", "vae", "pipeline"}
 MAY_CHANGE = {"max_train_steps", "max_train_minutes", "num_train_epochs", "resume_from_checkpoint"}
 RECIPE = "recipe.yaml"
 UNFINISHED = "unfinished-model"
+OF_THE_RUN = ("checkpoint-*", "partial-*", "bad-batch-*", "logs/*", SETTINGS, "metrics.jsonl")
 
 
 def check_output(output_dir: Path, resume_from_checkpoint: str | None, settings: str) -> Path | None:
     """Return the checkpoint to resume from, if any.
 
-    Raises ValueError in one line when the folder holds another run, or the checkpoint is one of another model.
+    Raises ValueError in one line when the folder cannot be made or holds another run, or the checkpoint is one of another
+    model.
     """
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"--output_dir {output_dir} is a file; choose a folder")
+    existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"--output_dir {output_dir}: {existing} is a file; choose a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"--output_dir {output_dir}: {existing} is not writable; choose another folder")
     if resume_from_checkpoint is None:
         if all_checkpoints(output_dir) or (output_dir / "model_index.json").exists():
             raise ValueError(
@@ -34,6 +39,11 @@ def check_output(output_dir: Path, resume_from_checkpoint: str | None, settings:
         return None
     folder = find_checkpoint(output_dir, resume_from_checkpoint)
     if folder is None:
+        if (output_dir / "model_index.json").exists():
+            raise ValueError(
+                f"--output_dir {output_dir} holds a model without a checkpoint: choose another folder, and pass "
+                f"--pretrained_model_name_or_path {output_dir} to go on from its weights"
+            )
         logger.info("%s holds no checkpoint yet: starting from the beginning", output_dir)
         return None
     newest = all_checkpoints(output_dir)[-1:]
@@ -65,6 +75,22 @@ def changed_settings(before: str, now: str) -> set[str]:
     """Return the names of the settings in which two YAML texts differ."""
     old, new = yaml.safe_load(before), yaml.safe_load(now)
     return {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+
+
+def publish(output_dir: Path, repo_id: str) -> None:
+    """Upload the model folder as it is, recipe and card included, without what belongs to the run alone.
+
+    A model that took a month is not lost to a broken network: whatever goes wrong is logged in one line.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        repo = api.create_repo(repo_id, exist_ok=True).repo_id
+        api.upload_folder(repo_id=repo, folder_path=output_dir, ignore_patterns=list(OF_THE_RUN))
+    except Exception as error:  # the hub's library passes on those of several others
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        logger.error("not published: %s; the model is in %s", reason, output_dir)
 
 
 def write_model(pipe: DiffusionPipeline, output_dir: Path, recipe: str, card: str) -> None:

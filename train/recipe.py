@@ -20,6 +20,8 @@ from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.schedulers.resshift import ResShiftScheduler
 from resdiff.train.arguments import option
 
+WRONG_OPTIONS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError)  # what values nobody meant end with
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelArguments:
@@ -38,8 +40,11 @@ class ModelArguments:
 
     @property
     def scale(self) -> int:
-        """HR side over LR side."""
-        return int(self.pipeline.get("scale", 4))
+        """HR side over LR side. Raises ValueError when the recipe's is no positive whole number."""
+        scale = self.pipeline.get("scale", 4)
+        if not isinstance(scale, int) or scale < 1:
+            raise ValueError(f"the recipe's pipeline has scale {scale!r}; it must be a positive whole number")
+        return scale
 
 
 def construct(cls: Callable[..., Any], section: dict[str, Any], name: str) -> Any:
@@ -50,8 +55,8 @@ def construct(cls: Callable[..., Any], section: dict[str, Any], name: str) -> An
             raise ValueError(f"the recipe's {name} has no option {key!r}; it knows {', '.join(known)}")
     try:
         return cls(**section)
-    except TypeError as error:
-        raise ValueError(f"the recipe's {name}: {error}") from None
+    except WRONG_OPTIONS as error:
+        raise ValueError(f"the recipe's {name}: {' '.join(str(error).split())}") from None
 
 
 def build_unet(section: dict[str, Any]) -> PixelUNet | SwinUNet:
@@ -114,10 +119,24 @@ def build_pipeline(args: ModelArguments, seed: int) -> ResShiftPipeline:
     parts = {"unet": unet, "vae": vae, "scheduler": scheduler}
     if clash := parts.keys() & options.keys():
         raise ValueError(f"the recipe's pipeline names {', '.join(clash)}, which have sections of their own")
-    pipe = construct(ResShiftPipeline, parts | options, "pipeline")
-    if vae is None and isinstance(unet, PixelUNet) and unet.scale != pipe.native_scale:
-        raise ValueError(f"the recipe's unet has scale {unet.scale}, its pipeline {pipe.native_scale}; make them equal")
-    return pipe
+    if isinstance(unet, PixelUNet) and unet.scale != args.scale:
+        raise ValueError(f"the recipe's unet has scale {unet.scale}, its pipeline {args.scale}; make them equal")
+    check_network(args)
+    return construct(ResShiftPipeline, parts | options, "pipeline")
+
+
+def check_network(args: ModelArguments) -> None:
+    """Raise ValueError when the recipe's network cannot run; tried on the meta device, where nothing is computed."""
+    with torch.device("meta"):
+        unet = build_unet(args.unet)
+        factor = 1 if args.vae is None else construct(VQAutoencoder, args.vae, "vae").factor
+        side = unet.size_multiple * (args.scale if args.vae is None else 1)
+        channels = unet.config.image_channels if isinstance(unet, PixelUNet) else unet.config.in_channels
+        lq = torch.empty(1, 3, side * factor // args.scale, side * factor // args.scale)
+        try:
+            unet(torch.empty(1, channels, side, side), torch.zeros(1, dtype=torch.int64), lq)
+        except WRONG_OPTIONS as error:
+            raise ValueError(f"the recipe's unet cannot run: {' '.join(str(error).split())}") from None
 
 
 def open_pretrained(args: ModelArguments, model: str) -> ResShiftPipeline:
@@ -146,7 +165,10 @@ def build_degradation(wanted: str | dict[str, Any]) -> Degradation:
 def check_crop(crop: tuple[int, int], pipe: ResShiftPipeline, degradation: Degradation | None) -> None:
     """Raise ValueError unless crops of this size pass through the degradation (if any) and the network."""
     if degradation is not None and degradation.scale != pipe.native_scale:
-        raise ValueError(f"the degradation reduces by {degradation.scale}, the model enlarges by {pipe.native_scale}")
+        raise ValueError(
+            f"the degradation reduces by {degradation.scale}, the model enlarges by {pipe.native_scale}; "
+            "choose another, or set the scale of the recipe's pipeline"
+        )
     factor = pipe.vae.factor if pipe.vae is not None else getattr(pipe.unet, "scale", 1)
     multiple = factor * pipe.unet.size_multiple
     if any(side % multiple for side in crop):

@@ -13,7 +13,6 @@ the schedule, the degradation and the hyperparameters; flags override it. `outpu
 
 import copy
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from resdiff.data.check import in_words
-from resdiff.data.degradation.base import Degradation
 from resdiff.data.degradation.pool import PairPool
 from resdiff.data.scan import scan
 from resdiff.data.training_set import Batch, TrainingSet, collate, sample_generator
@@ -36,17 +34,17 @@ from resdiff.train.batches import training_batches
 from resdiff.train.card import model_card
 from resdiff.train.checkpoints import Checkpoints
 from resdiff.train.ema import Ema
-from resdiff.train.launch import choose_workers, start
-from resdiff.train.loop import RunAborted, fit
-from resdiff.train.output import check_output, write_model
+from resdiff.train.launch import PRECISIONS, choose_workers, run_script, start
+from resdiff.train.loop import fit
+from resdiff.train.output import check_output, publish, write_model
 from resdiff.train.progress import Limits, Progress
 from resdiff.train.recipe import ModelArguments, build_degradation, build_pipeline, check_crop
 from resdiff.train.resshift_loss import LossArguments, Prepare, ResShiftLoss
 from resdiff.train.settings import OF_THIS_MACHINE, TrainingArguments
 from resdiff.train.update import Update, build_optimizer
-from resdiff.train.validation import validate, validation_pairs
+from resdiff.train.validation import ValidationPair, validate, validation_pairs
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("resdiff.train.resshift")  # also as a script: `start` lets the main process alone speak
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent / "recipes" / "resdiff_small.yaml"
 
@@ -78,9 +76,10 @@ class Run:
     pipe: ResShiftPipeline  # what is trained, as it will be sampled from
     autoencoder: VQAutoencoder | None  # in float32; the pipeline's own runs in the precision of the training
     dataset: TrainingSet
-    degradation: Degradation
     limits: Limits
+    held_out: list[ValidationPair]
     accumulation: int  # micro-batches of a step
+    workers: int  # processes that read photos
     ema: Ema
     pool: PairPool | None
     prepare: Prepare
@@ -102,9 +101,7 @@ class Run:
             accumulation=self.accumulation,
             process=accelerator.process_index,
             num_processes=accelerator.num_processes,
-            num_workers=choose_workers(
-                args.dataloader_num_workers, args.photos_in, accelerator.num_processes, accelerator.device
-            ),
+            num_workers=self.workers,
             collate=collate,
             pin_memory=accelerator.device.type == "cuda",
         )
@@ -121,14 +118,26 @@ def assemble(args: Arguments) -> Run:
     """
     found = scan(
         args.train_data_dir, lr_data_dir=args.lr_data_dir, manifest=args.manifest, crop=args.crop, scale=args.scale
-    )
+    ).first(args.max_train_samples)
     degradation = build_degradation(args.degradation)
     accelerator = start(args)
     device, processes = accelerator.device, accelerator.num_processes
     accumulation = args.accumulation(processes)
-    choose_workers(args.dataloader_num_workers, args.photos_in, processes, device)
+    workers = choose_workers(args.dataloader_num_workers, args.photos_in, processes, device)
     pipe = build_pipeline(args, args.seed)
     check_crop(args.crop, pipe, None if found.has_pairs else degradation)
+    args.check_loss(len(pipe.scheduler))
+    held_out = []
+    if args.validation_dir is not None:
+        held_out = validation_pairs(
+            args.validation_dir,
+            args.validation_lr_dir,
+            degradation,
+            scale=args.scale,
+            resolution=args.validation_resolution,
+            limit=args.num_validation_images,
+        )
+    logger.info("%s", in_words(found, args.scale))
     dataset = TrainingSet(
         found,
         crop=args.crop,
@@ -139,10 +148,8 @@ def assemble(args: Arguments) -> Run:
         photos_in=args.photos_in,
         device=device,
         degradation=None if found.has_pairs else degradation,
-        limit=args.max_train_samples,
     )
     limits = args.limits(dataset.num_photos, args.train_batch_size * accumulation * processes)
-    logger.info("%s", in_words(found, args.scale))
 
     set_seed(args.seed + accelerator.process_index)
     autoencoder = pipe.vae
@@ -157,9 +164,10 @@ def assemble(args: Arguments) -> Run:
         pipe=pipe,
         autoencoder=autoencoder,
         dataset=dataset,
-        degradation=degradation,
         limits=limits,
+        held_out=held_out,
         accumulation=accumulation,
+        workers=workers,
         ema=Ema(pipe.unet.parameters(), args.ema_decay, args.ema_warmup),
         pool=pool,
         prepare=Prepare(degradation, pool, device),
@@ -178,7 +186,7 @@ def assemble(args: Arguments) -> Run:
 def prepare_networks(pipe: ResShiftPipeline, args: Arguments, accelerator: Accelerator) -> None:
     """Bring a frozen copy of the autoencoder and the trained network to the device, the way they are going to run."""
     if pipe.vae is not None:
-        precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+        precision = PRECISIONS[accelerator.mixed_precision]
         frozen = copy.deepcopy(pipe.vae).requires_grad_(False).eval()
         pipe.register_modules(vae=frozen.to(accelerator.device, precision, memory_format=torch.channels_last))
     pipe.set_progress_bar_config(disable=True)
@@ -191,21 +199,13 @@ def prepare_networks(pipe: ResShiftPipeline, args: Arguments, accelerator: Accel
 
 def build_validation(run: Run, progress: Progress) -> Callable[[], dict[str, float]] | None:
     """Return the function that validates at `progress`, None without `--validation_dir`."""
-    args, pipe = run.args, run.pipe
-    if args.validation_dir is None:
+    pipe, scale = run.pipe, run.args.scale
+    if not run.held_out:
         return None
-    pairs = validation_pairs(
-        args.validation_dir,
-        args.validation_lr_dir,
-        run.degradation,
-        scale=args.scale,
-        resolution=args.validation_resolution,
-        limit=args.num_validation_images,
-    )
 
     def validation() -> dict[str, float]:
         pipe.unet.eval()
-        figures = validate(pipe, pairs, args.scale, sorted({1, pipe.default_steps}), run.accelerator, progress.step)
+        figures = validate(pipe, run.held_out, scale, sorted({1, pipe.default_steps}), run.accelerator, progress.step)
         pipe.unet.train()
         return figures
 
@@ -223,7 +223,7 @@ def finish(run: Run, progress: Progress) -> None:
         write_model(pipe, args.output_dir, recipe, model_card(args.output_dir, progress, run.dataset.num_photos))
     logger.info("the model is in %s", args.output_dir)
     if args.push_to_hub:
-        pipe.push_to_hub(args.hub_model_id or args.output_dir.name)
+        publish(args.output_dir, args.hub_model_id or args.output_dir.resolve().name)
 
 
 def main(args: Arguments) -> None:
@@ -247,12 +247,12 @@ def main(args: Arguments) -> None:
         shared={"ema": run.ema},
         per_process={"pool": run.pool} if run.pool is not None else {},
     )
-    checkpoints.begin()
-    scalars = {name: value for name, value in vars(args).items() if isinstance(value, (int, float, str, bool))}
-    accelerator.init_trackers(args.tracker_project_name, config=scalars)
     if checkpoint is not None:
         checkpoints.load(checkpoint, progress)
         logger.info("resumed from %s at step %d", checkpoint, progress.step)
+    checkpoints.begin()
+    scalars = {name: value for name, value in vars(args).items() if isinstance(value, (int, float, str, bool))}
+    accelerator.init_trackers(args.tracker_project_name, config=scalars)
 
     # Train
     finished = fit(
@@ -278,9 +278,4 @@ def main(args: Arguments) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        main(parse_args())
-    except (ValueError, OSError, RunAborted) as error:
-        if os.environ.get("RESDIFF_DEBUG"):
-            raise
-        sys.exit(f"error: {error}")
+    sys.exit(run_script(lambda: main(parse_args())))

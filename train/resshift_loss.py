@@ -1,6 +1,7 @@
 """What one step of `train/resshift.py` computes: degraded batches and the loss of residual shifting."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from resdiff.data.degradation.pool import PairPool
 from resdiff.data.training_set import Batch, sample_generator
 from resdiff.diffusion import resshift
 from resdiff.losses.diffusion import error_per_sample
-from resdiff.losses.perceptual import Lpips
+from resdiff.losses.perceptual import Lpips, find_vgg
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.train.arguments import option
 
@@ -30,11 +31,16 @@ class LossArguments:
     timestep_weights: tuple[float, ...] | None = option(None, "weight of each timestep's loss")
     last_step_share: float = option(0.0, "of the draws of t that are forced to T-1, which one-step sampling uses")
 
-    def check_loss(self) -> None:
-        """Raise ValueError for values that cannot be meant."""
+    def check_loss(self, timesteps: int | None = None) -> None:
+        """Raise ValueError for values that cannot be meant, with a schedule of so many `timesteps` if that is known."""
+        if timesteps is not None and self.timestep_weights is not None and len(self.timestep_weights) != timesteps:
+            raise ValueError(f"--timestep_weights has {len(self.timestep_weights)} values for {timesteps} timesteps")
+        if timesteps is not None and self.lpips_weight:
+            find_vgg(self.lpips_weights)
         if not 0 <= self.last_step_share <= 1:
             raise ValueError(f"--last_step_share {self.last_step_share} must lie in [0, 1]")
-        if self.loss_weight < 0 or self.lpips_weight < 0 or self.loss_weight + self.lpips_weight == 0:
+        weights = (self.loss_weight, self.lpips_weight)
+        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
             raise ValueError(
                 f"--loss_weight {self.loss_weight} and --lpips_weight {self.lpips_weight} must not be negative, nor both 0"
             )
@@ -56,10 +62,7 @@ class ResShiftLoss:
     ):
         self.args, self.pipe, self.unet, self.device, self.seed = args, pipe, unet, device, seed
         self.tables = pipe.scheduler.train_tables
-        steps = len(pipe.scheduler)
-        weights = args.timestep_weights or (1.0,) * steps
-        if len(weights) != steps:
-            raise ValueError(f"--timestep_weights has {len(weights)} values for {steps} timesteps")
+        weights = args.timestep_weights or (1.0,) * len(pipe.scheduler)
         self.timestep_weights = torch.tensor(weights, device=device)
         self.lpips = Lpips(args.lpips_weights).to(device) if args.lpips_weight else None
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from resdiff.train.arguments import option
-from resdiff.train.progress import BadLossRule, LearningRate, LearningRateSchedule, Limits, Rhythm
+from resdiff.train.learning_rate import LearningRate, LearningRateSchedule
+from resdiff.train.progress import Limits, Rhythm
 
 OF_THIS_MACHINE = {  # what the recipe of a published model leaves out
     "train_data_dir", "lr_data_dir", "manifest", "output_dir", "validation_dir", "validation_lr_dir", "pretrained_vae",
@@ -51,7 +52,7 @@ class TrainingArguments:
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = option("auto", "auto: the launcher's, else what is fast")
     allow_tf32: bool = option(True, "on CUDA")
     compile: bool = option(False, "torch.compile the network's repeated blocks")
-    on_bad_loss: BadLossRule = option("skip", "NaN or exploding loss: skip the step, or abort")
+    on_bad_loss: Literal["skip", "abort"] = option("skip", "NaN or exploding loss: skip the step, or abort")
     seed: int = option(0, "of weights, data and noise")
     num_threads: int | None = option(None, "CPU threads of a process [cores / processes, unless OMP_NUM_THREADS says]")
 
@@ -65,7 +66,7 @@ class TrainingArguments:
     checkpointing_steps: int | None = option(None, "steps between checkpoints")
     checkpointing_minutes: float | None = option(5.0, "minutes between checkpoints")
     checkpoints_total_limit: int = option(2, "newest checkpoints that are kept")
-    resume_from_checkpoint: str | None = option(None, "latest, or a checkpoint-<step> folder")
+    resume_from_checkpoint: str | None = option(None, "latest, or a checkpoint-<step> folder", alone="latest")
     push_to_hub: bool = option(False, "publish the model at the end")
     hub_model_id: str | None = option(None, "user/name [the output folder's name]")
 
@@ -78,9 +79,8 @@ class TrainingArguments:
 
     def __post_init__(self) -> None:
         if len(self.resolution) not in (1, 2) or min(self.resolution) < 1:
-            raise ValueError(
-                f"--resolution {' '.join(map(str, self.resolution))} must be one side, or height and width"
-            )
+            sides = " ".join(map(str, self.resolution))
+            raise ValueError(f"--resolution {sides} must be one positive number of pixels, or height and width")
         counts = ("train_batch_size", "gradient_accumulation_steps", "global_batch_size", "checkpoints_total_limit",
                   "max_train_samples", "num_threads", "num_validation_images", "validation_resolution")  # fmt: skip
         for name in counts:
@@ -99,7 +99,19 @@ class TrainingArguments:
             raise ValueError("--train_data_dir must be given, or a --manifest")
         if self.lr_data_dir and self.manifest:
             raise ValueError("--manifest names the pairs itself; leave out --lr_data_dir")
-        _ = self.rate, self.limits(photos=1, samples_per_step=1)
+        if self.validation_lr_dir and not self.validation_dir:
+            raise ValueError("--validation_lr_dir needs --validation_dir, the HR photos")
+        for name in ("adam_beta1", "adam_beta2", "ema_decay"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ValueError(f"--{name} {value} must lie in [0, 1)")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"--seed {self.seed} must be a 64-bit number")
+        self.check_duration()
+
+    def check_duration(self) -> None:
+        """Raise ValueError when nothing says how long to train, or the learning rate's numbers do not go together."""
+        self.limits(photos=1, samples_per_step=1)
+        _ = self.rate
 
     @property
     def crop(self) -> tuple[int, int]:

@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from resdiff.train.progress import LearningRate, Limits, Progress
+from resdiff.train.learning_rate import LearningRate
+from resdiff.train.progress import Limits, Progress
 from resdiff.train.settings import TrainingArguments
 
 MicroBatch = TypeVar("MicroBatch")

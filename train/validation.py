@@ -1,5 +1,6 @@
 """Validation during training: the real pipeline on held-out photos, with figures and a grid to look at."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ from resdiff.data.degradation.base import Degradation
 from resdiff.data.scan import scan
 from resdiff.images import read_photos, to_uint8
 from resdiff.metrics.psnr import psnr
-from resdiff.metrics.ssim import ssim
+from resdiff.metrics.ssim import WINDOW, ssim
 from resdiff.pipelines.base import SRPipeline
 from resdiff.resize import bicubic
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 4  # photos in the grid
 SEED = 0  # of the degradation and of the sampler: figures of one run differ by the weights alone
@@ -39,14 +42,20 @@ def validation_pairs(
 ) -> list[ValidationPair]:
     """Read held-out photos once; without `lr_folder` their LR comes from the degradation of the training.
 
-    Raises ValueError as `resdiff.data.scan.scan` does.
+    Photos that are too small to be measured are named and left out. Raises ValueError for a `resolution` that is, and as
+    `resdiff.data.scan.scan` does.
     """
+    smallest = -(-WINDOW // scale) * scale + 2 * scale  # HR side that SSIM needs, in whole LR pixels
+    if lr_folder is None and resolution < smallest:
+        raise ValueError(f"--validation_resolution {resolution} must be at least {smallest}")
+    found = scan(folder, lr_data_dir=lr_folder, crop=(smallest, smallest), scale=scale)
+    for skipped in found.skipped:
+        logger.warning("not validated on: %s %s", skipped.path, skipped.reason)
     pairs = []
-    for i, file in enumerate(scan(folder, lr_data_dir=lr_folder, crop=(scale, scale), scale=scale).used[:limit]):
+    for i, file in enumerate(found.used[:limit]):
         hr = read_photos(file.hr)[0].pixels[None]
         if file.lr is not None:
             lr = read_photos(file.lr)[0].pixels[None]
-            hr = hr[..., : lr.shape[-2] * scale, : lr.shape[-1] * scale]
         else:
             height, width = (min(resolution, side) // scale * scale for side in hr.shape[-2:])
             top, left = (hr.shape[-2] - height) // 2, (hr.shape[-1] - width) // 2

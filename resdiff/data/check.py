@@ -54,5 +54,5 @@ def in_words(found: Scan, scale: int = 4, *, list_all: bool = False) -> str:
         shown = skipped if list_all else skipped[:FIRST]
         lines += [f"  {file.path} {file.reason}" for file in shown]
         if len(shown) < len(skipped):
-            lines.append(f"  and {len(skipped) - len(shown)} more; --list names them all")
+            lines.append(f"  and {len(skipped) - len(shown)} more; `resdiff data check --list` names them all")
     return "\n".join(lines)

@@ -6,7 +6,7 @@ lists of file names and fail, or loop, at the first broken file; here a file tha
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from resdiff.data.captions import METADATA, Description, read_descriptions
@@ -37,6 +37,10 @@ class Scan:
     def has_pairs(self) -> bool:
         """Whether the photos come with LR partners; all do or none."""
         return any(file.lr for file in self.used)
+
+    def first(self, count: int | None) -> "Scan":
+        """Return the same with the first `count` photos only; all of them for None."""
+        return replace(self, used=self.used[:count])
 
 
 @dataclass(frozen=True)

@@ -11,21 +11,19 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from resdiff.data.crops import Augmentation, cut
 from resdiff.data.degradation.base import Degradation
 from resdiff.data.photos import UnreadablePhoto
 from resdiff.data.scan import Scan, TrainingFile
 from resdiff.data.store import DiskStore, MemoryStore, Pair, PhotosIn, fits_memory
 
 logger = logging.getLogger(__name__)
-
-Augmentation = Literal["none", "flip", "poses"]
-TRANSPOSED, UPSIDE_DOWN, MIRRORED = 4, 2, 1  # bits of a pose, applied in this order
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,37 +92,6 @@ def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
 _recent_order = functools.lru_cache(maxsize=2)(epoch_order)  # a batch may reach into the next epoch
 
 
-def in_pose(x: Tensor, pose: int) -> Tensor:
-    """Return a copy of (..., H, W) in one of the 8 poses of a rectangle: transposed, then upside down, then mirrored."""
-    x = x.transpose(-2, -1) if pose & TRANSPOSED else x
-    axes = [axis for axis, bit in ((-2, UPSIDE_DOWN), (-1, MIRRORED)) if pose & bit]
-    return x.flip(axes).contiguous()  # flip copies even without axes: a worker must not send the whole photo
-
-
-def cut(pair: Pair, crop: tuple[int, int], scale: int, augmentation: Augmentation, generator: torch.Generator) -> Pair:
-    """Return a random crop (3, h, w) of a photo and the same region of its LR partner, in a random pose.
-
-    Top and left are uniform, with an LR partner on its pixel grid. Of a crop that is not square, the poses that
-    transpose are cut as (w, h); a photo that does not hold that is not transposed.
-    """
-    hr, lr = pair
-    height, width = hr.shape[-2:]
-    pose = {"none": 0, "flip": MIRRORED, "poses": 7}[augmentation] & _below(8, generator)
-    if pose & TRANSPOSED and (height < crop[1] or width < crop[0]):
-        pose -= TRANSPOSED
-    h, w = crop[::-1] if pose & TRANSPOSED else crop
-    grid = 1 if lr is None else scale
-    top, left = _below((height - h) // grid + 1, generator), _below((width - w) // grid + 1, generator)
-    cropped = hr[:, top * grid : top * grid + h, left * grid : left * grid + w]
-    if lr is None:
-        return in_pose(cropped, pose), None
-    return in_pose(cropped, pose), in_pose(lr[:, top : top + h // grid, left : left + w // grid], pose)
-
-
-def _below(limit: int, generator: torch.Generator) -> int:
-    return int(torch.randint(limit, (), generator=generator))
-
-
 class TrainingSet(Dataset[Sample]):
     """Samples 0, 1, 2, ... without end; every photo once per `num_photos` samples, in a new order each time.
 
@@ -147,12 +114,9 @@ class TrainingSet(Dataset[Sample]):
         photos_in: PhotosIn = "auto",  # auto: memory where a third of what is free holds all pixels, else disk
         device: torch.device | None = None,  # of the pixels with photos_in="device", which takes no workers
         degradation: Degradation[Any] | None = None,  # draws of it go with each sample
-        limit: int | None = None,  # use the first so many photos
     ) -> None:
         """Raise ValueError, in one line, when the arguments do not go together or no photo can be decoded."""
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit is {limit}; use at least one photo")
-        files = found.used[:limit]
+        files = found.used
         _check(files, crop, scale, augmentation, rescale, photos_in, device, degradation)
         self.files, self.crop, self.scale, self.seed = files, crop, scale, seed
         self.augmentation, self.degradation = augmentation, degradation

@@ -85,6 +85,8 @@ class PixelUNet(ModelMixin, ConfigMixin):
         super().__init__()
         if len(channels) != len(num_blocks):
             raise ValueError(f"channels={channels} and num_blocks={num_blocks} must name the same number of levels")
+        if min(channels) < 1 or min(num_blocks) < 1:
+            raise ValueError(f"channels={channels} and num_blocks={num_blocks} must be positive")
         self.gradient_checkpointing = False
         self.scale = scale
         self.size_multiple = 2 ** (len(channels) - 1)  # of the low-resolution sides

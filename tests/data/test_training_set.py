@@ -2,7 +2,6 @@
 
 import logging
 import pickle
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,7 @@ from resdiff.data.training_set import (
     Batch,
     TrainingSet,
     collate,
-    cut,
     epoch_order,
-    in_pose,
     sample_generator,
 )
 
@@ -119,8 +116,8 @@ def test_every_photo_is_seen_once_per_epoch_in_a_new_order(photos) -> None:
         data[-1]
 
 
-def test_a_limit_takes_the_first_photos(photos) -> None:
-    data = TrainingSet(scan(photos, crop=CROP), crop=CROP, limit=2)
+def test_the_first_photos_of_a_scan_can_be_taken_alone(photos) -> None:
+    data = TrainingSet(scan(photos, crop=CROP).first(2), crop=CROP)
     assert data.num_photos == 2
     assert {photo_of(data[i].hr) for i in range(10)} == {0, 1}
 
@@ -139,43 +136,6 @@ def test_samples_own_their_pixels_and_nothing_more(photos) -> None:
 
 
 # --- crops -----------------------------------------------------------------------------------------------------------
-
-
-def test_places_are_uniform_up_to_the_borders() -> None:
-    photo = torch.arange(5 * 6, dtype=torch.uint8).reshape(1, 5, 6).expand(3, 5, 6)
-    generator = torch.Generator().manual_seed(0)
-    corners = Counter(int(cut((photo, None), (3, 4), 4, "none", generator)[0][0, 0, 0]) for _ in range(1800))
-    assert sorted(corners) == [0, 1, 2, 6, 7, 8, 12, 13, 14]
-    assert all(150 < count < 250 for count in corners.values())
-
-
-@pytest.mark.parametrize(("augmentation", "poses"), [("none", 1), ("flip", 2), ("poses", 8)])
-def test_square_crops_come_in_their_poses(augmentation, poses) -> None:
-    photo = torch.arange(16, dtype=torch.uint8).reshape(1, 4, 4).expand(3, 4, 4)
-    generator = torch.Generator().manual_seed(0)
-    crops = [cut((photo, None), (4, 4), 4, augmentation, generator)[0] for _ in range(400)]
-    counts = Counter(tuple(crop[0].flatten().tolist()) for crop in crops)
-    assert len(counts) == poses and min(counts.values()) > 0.6 * 400 / poses
-    if augmentation == "flip":
-        assert tuple(photo[0].flip(1).flatten().tolist()) in counts
-
-
-def test_poses_transpose_first_and_then_flip() -> None:
-    x = torch.tensor([[0, 1, 2], [3, 4, 5]])
-    assert in_pose(x, 4).tolist() == [[0, 3], [1, 4], [2, 5]]
-    assert in_pose(x, 2).tolist() == [[3, 4, 5], [0, 1, 2]]
-    assert in_pose(x, 1).tolist() == [[2, 1, 0], [5, 4, 3]]
-    assert in_pose(x, 5).tolist() == [[3, 0], [4, 1], [5, 2]]
-
-
-def test_rectangular_crops_keep_their_shape_in_every_pose() -> None:
-    square = torch.arange(64, dtype=torch.uint8).reshape(1, 8, 8).expand(3, 8, 8)
-    low = square[:, :4]  # 4 high: holds (4, 6), not (6, 4)
-    generator = torch.Generator().manual_seed(0)
-    for photo, steps in ((square, {1, -1, 8, -8}), (low, {1, -1})):
-        crops = [cut((photo, None), (4, 6), 4, "poses", generator)[0][0].int() for _ in range(100)]
-        assert {crop.shape for crop in crops} == {(4, 6)}
-        assert {int(crop[0, 1] - crop[0, 0]) for crop in crops} == steps  # 8: a row of the crop ran down the photo
 
 
 @pytest.mark.parametrize(("crop", "scale"), [((16, 16), 4), ((16, 24), 4), ((12, 6), 2)])
@@ -307,7 +267,6 @@ def test_auto_holds_photos_in_memory_only_where_they_fit(photos, monkeypatch) ->
         ({"photos_in": "ram"}, "photos_in is 'ram'; choose auto, memory, disk, device"),
         ({"photos_in": "device"}, "device is None; pass the device"),
         ({"crop": (32, 16)}, "0.png is 16x16; pass a size that every photo holds"),
-        ({"limit": 0}, "limit is 0; use at least one photo"),
     ],
 )
 def test_arguments_are_checked_in_one_line(photos, options, message) -> None:

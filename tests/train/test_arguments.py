@@ -24,7 +24,7 @@ class Options:
     limit: int | None = option(None, "at most")
     network: dict[str, Any] = option({"width": 4}, "a section")
     preset: str | dict[str, Any] = option("p", "name or section")
-    resume_from_checkpoint: str | None = option(None, "from where")
+    resume_from_checkpoint: str | None = option(None, "from where", alone="latest")
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from resdiff.train import checkpoints as module
-from resdiff.train.checkpoints import Checkpoints, all_checkpoints, checkpoint_step, find_checkpoint
+from resdiff.train.checkpoints import Checkpoints, all_checkpoints, checkpoint_step, find_checkpoint, load_random_state
 from resdiff.train.ema import Ema
 from resdiff.train.progress import Progress
 
@@ -204,7 +204,7 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path, file, damage) -> None:
         path.unlink()
     else:
         path.write_bytes({"half": content[: len(content) // 2], "empty": b"", "garbage": b"\x93garbage" * 40}[damage])
-    with pytest.raises(ValueError, match="checkpoint-1 cannot be resumed by this run") as caught:
+    with pytest.raises(ValueError, match="checkpoint-1 is damaged, or of another number of processes") as caught:
         run.checkpoints.load(tmp_path / "checkpoint-1", Progress())
     assert "\n" not in str(caught.value)
 
@@ -213,5 +213,28 @@ def test_state_of_another_shape_is_refused(tmp_path) -> None:
     Run(tmp_path).save(1)
     other = Run(tmp_path)
     other.ema._model.shadow_params[0] = torch.zeros(5)
-    with pytest.raises(ValueError, match="cannot be resumed"):
+    with pytest.raises(ValueError, match="is damaged"):
         other.checkpoints.load(tmp_path / "checkpoint-1", Progress())
+
+
+def test_random_numbers_go_on_where_they_were(tmp_path) -> None:
+    run = Run(tmp_path)
+    run.checkpoints.save(Progress(step=1))
+    expected = torch.rand(3)
+    torch.manual_seed(99)
+    run.checkpoints.load(tmp_path / "checkpoint-1", Progress())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_damaged_random_numbers_are_refused_and_missing_ones_of_a_new_process_are_told(tmp_path, caplog) -> None:
+    run = Run(tmp_path)
+    run.checkpoints.save(Progress(step=1))
+    path = tmp_path / "checkpoint-1" / "random-0.safetensors"
+    load_random_state(path.with_name("random-1.safetensors"))
+    assert "starts with random numbers of its own" in caplog.text
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="checkpoint-1 is damaged"):
+        run.checkpoints.load(tmp_path / "checkpoint-1", Progress())
+    path.unlink()
+    with pytest.raises(ValueError, match=r"random-0\.safetensors is missing"):
+        run.checkpoints.load(tmp_path / "checkpoint-1", Progress())

@@ -158,7 +158,7 @@ def test_a_run_resumed_between_two_lines_logs_the_same_means(tmp_path) -> None:
     rest = Run(tmp_path / "cut", resume=True)
     rest.fit(steps=12, logging_steps=5)
     losses = [[(line["step"], line["loss"]) for line in run.metrics()] for run in (rest, whole)]
-    assert losses[0] == losses[1] and [step for step, _ in losses[0]] == [5, 10]
+    assert losses[0] == losses[1] and [step for step, _ in losses[0]] == [5, 10, 12]
 
 
 def test_a_finished_run_that_is_resumed_trains_no_further(tmp_path) -> None:
@@ -204,6 +204,8 @@ def test_ten_bad_losses_in_a_row_abort(tmp_path) -> None:
     run.before_step = bad_at(*range(2, 11), *range(12, 100))  # nine are survived
     with pytest.raises(RunAborted, match="stopped at step 21"):
         run.fit(steps=100)
+    saved = {int(path.name.split("-")[2]) for path in tmp_path.glob("bad-batch-*")}
+    assert saved == set(range(12, 22))  # the newest ten; they must not fill the disk
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path, monkeypatch, caplog) -> None:
@@ -262,9 +264,10 @@ def test_metrics_hold_the_means_since_the_last_line(tmp_path) -> None:
     fine.fit(steps=7)
     coarse = Run(tmp_path / "coarse")
     coarse.fit(steps=7, logging_steps=3)
-    assert [line["step"] for line in coarse.metrics()] == [3, 6]
+    assert [line["step"] for line in coarse.metrics()] == [3, 6, 7]  # the last has what was left
     each = [line["loss"] for line in fine.metrics()]
     assert coarse.metrics()[1]["loss"] == pytest.approx(sum(each[3:6]) / 3)
+    assert coarse.metrics()[2]["loss"] == pytest.approx(each[6])
     assert coarse.metrics()[0].keys() == {"step", "minutes", "loss", "images_per_second", "data_wait"}
 
 
@@ -340,3 +343,18 @@ def test_a_logging_period_of_bad_losses_alone_has_no_loss(tmp_path) -> None:
     run.fit(steps=4, logging_steps=2)
     first, second = run.metrics()
     assert "loss" not in first and math.isfinite(second["loss"])
+
+
+def test_a_run_without_a_single_good_step_is_no_success(tmp_path) -> None:
+    run = Run(tmp_path)
+    run.before_step = bad_at(*range(3))
+    with pytest.raises(RunAborted, match="none of the 3 steps could be done"):
+        run.fit(steps=3)
+
+
+def test_a_validation_that_fails_does_not_end_the_training(tmp_path, caplog) -> None:
+    def failing() -> dict[str, float]:
+        raise RuntimeError("out\nof memory")
+
+    assert Run(tmp_path, validate=failing).fit(steps=2)
+    assert "validation failed: out of memory" in caplog.messages

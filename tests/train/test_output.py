@@ -1,16 +1,19 @@
 """The folder of a run: what it may hold before, and the model at its end."""
 
 import json
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import yaml
+from huggingface_hub.utils import filter_repo_objects
 
 from resdiff.models.pixel_unet import PixelUNet
 from resdiff.pipelines import SRPipeline
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.schedulers.resshift import ResShiftScheduler
 from resdiff.train.card import model_card
-from resdiff.train.output import changed_settings, check_output, write_model
+from resdiff.train.output import changed_settings, check_output, publish, write_model
 from resdiff.train.progress import Progress
 
 SETTINGS = {"unet": {"channels": [8]}, "learning_rate": 1e-3, "max_train_steps": 10, "resume_from_checkpoint": None}
@@ -143,3 +146,36 @@ def test_the_card_has_the_figures_of_the_last_validation(tmp_path) -> None:
     assert "| psnr_y_1_step | 31.42 |" in card and "| ssim_y_1_step | 0.9 |" in card and "| loss" not in card
     (tmp_path / "metrics.jsonl").write_text("")
     assert "It was not validated." in model_card(tmp_path, Progress(), photos=7)
+
+
+class Hub:
+    """Stands for huggingface_hub.HfApi: remembers what it was asked for."""
+
+    asked: ClassVar[dict] = {}
+
+    def create_repo(self, repo_id: str, exist_ok: bool):
+        self.asked["created"] = repo_id
+        return SimpleNamespace(repo_id=f"me/{repo_id}")
+
+    def upload_folder(self, **options) -> None:
+        self.asked["uploaded"] = options
+
+
+def test_publishing_uploads_the_folder_with_recipe_and_card_but_not_the_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    publish(tmp_path, "model")
+    uploaded = Hub.asked["uploaded"]
+    assert Hub.asked["created"] == "model" and uploaded["repo_id"] == "me/model"
+    assert uploaded["folder_path"] == tmp_path
+    kept = ["model_index.json", "recipe.yaml", "README.md", "unet/config.json"]
+    left = ["checkpoint-3/model.safetensors", "run.yaml", "metrics.jsonl", "logs/resshift/events.1", "bad-batch-1-0.x"]
+    assert list(filter_repo_objects(kept + left, ignore_patterns=uploaded["ignore_patterns"])) == kept
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path, monkeypatch, caplog) -> None:
+    def unreachable(self, repo_id: str, exist_ok: bool) -> None:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", unreachable)
+    publish(tmp_path, "model")
+    assert caplog.messages == [f"not published: no route; the model is in {tmp_path}"]

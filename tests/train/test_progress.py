@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from resdiff.train.progress import LearningRate, Limits, Progress
+from resdiff.train.learning_rate import LearningRate
+from resdiff.train.progress import Limits, Progress
 
 
 def test_a_run_ends_by_steps_or_by_time_whichever_is_first() -> None:
@@ -68,8 +69,8 @@ def test_a_warm_up_as_long_as_the_run_divides_by_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"peak": 0.0}, "--learning_rate 0.0 must be positive"),
-        ({"peak": math.nan}, "--learning_rate nan must be positive"),
+        ({"peak": 0.0}, "--learning_rate 0.0 must be a positive number"),
+        ({"peak": math.nan}, "--learning_rate nan must be a positive number"),
         ({"peak": 1.0, "final": 2.0}, "--lr_min 2.0 must lie between 0 and --learning_rate 1.0"),
         ({"peak": 1.0, "warmup_steps": -1}, "--lr_warmup_steps -1 must not be negative"),
         ({"peak": 1.0, "schedule": "constant", "warmup_steps": 1}, "--lr_scheduler constant has no warm-up"),

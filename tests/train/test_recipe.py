@@ -191,3 +191,21 @@ def test_a_published_recipe_is_the_published_model(stem, name) -> None:
     assert args.max_train_steps == {"realsr_v1": 300_000, "realsr_v2": 500_000}.get(stem, 400_000)
     assert (args.loss_weight, args.lpips_weight) == (1.0, 1.0 if journal else 0.0)
     assert args.degradation == ("bicubic-matlab" if stem == "bicubic" else "resshift")
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"unet": {"_class_name": "PixelUNet", "channels": [0], "num_blocks": [1]}}, "the recipe's unet"),
+        ({"unet": {"_class_name": "PixelUNet", "channels": 8}}, "the recipe's unet"),
+        ({"pipeline": {"num_inference_steps": 99}}, "num_inference_steps=99 must lie between 1 and"),
+        ({"pipeline": {"num_inference_steps": 0}}, "num_inference_steps=0 must lie between 1 and"),
+        ({"pipeline": {"upsampling": "pill"}}, "upsampling='pill' is unknown; choose one of matlab, pil, torch"),
+        ({"pipeline": {"scale": None}}, "the recipe's pipeline has scale None"),
+        ({"pipeline": {"scale": "foo"}}, "the recipe's pipeline has scale 'foo'"),
+    ],
+)
+def test_a_recipe_whose_model_could_not_be_used_is_refused(sections, message) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        build_pipeline(ModelArguments(**sections), seed=0)
+    assert "\n" not in str(caught.value)

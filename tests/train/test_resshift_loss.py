@@ -213,7 +213,7 @@ def test_each_timestep_has_its_weight() -> None:
     expected = torch.stack([weights[t] * value for t, value in single]).mean()
     torch.testing.assert_close(loss(samples)["loss"], expected)
     with pytest.raises(ValueError, match="--timestep_weights has 3 values for 4 timesteps"):
-        loss_of(pipe, timestep_weights=(1.0, 1.0, 1.0))
+        LossArguments(timestep_weights=(1.0, 1.0, 1.0)).check_loss(timesteps=4)
 
 
 @pytest.mark.parametrize(

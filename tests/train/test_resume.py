@@ -89,7 +89,7 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_weights(command, tra
     assert f"resumed from {tmp_path / 'cut' / f'checkpoint-{reached}'} at step {reached}" in said
     assert not list((tmp_path / "cut").glob("partial-*"))
     whole = train("--max_train_steps", str(steps), "--logging_steps", "1", name="whole")
-    assert_same_end(whole, tmp_path / "cut", steps, {"model.safetensors", "ema.safetensors"})
+    assert_same_end(whole, tmp_path / "cut", steps, {"model.safetensors", "ema.safetensors", "random-0.safetensors"})
     lines = metrics(whole, "step", "loss", "lr", "grad_norm")
     assert lines == metrics(tmp_path / "cut", "step", "loss", "lr", "grad_norm") and len(lines) == steps
 
@@ -104,7 +104,8 @@ def test_two_processes_killed_at_a_random_moment_end_with_the_same_weights(comma
     assert reached < steps, f"killed {moment} s after the first checkpoint, too late"
     finish(command(IN_TWO, "cut", steps, *often, "--resume_from_checkpoint", "latest", **pool))
     finish(command(IN_TWO, "whole", steps, **pool))
-    files = {"model.safetensors", "ema.safetensors", "pool-0.safetensors", "pool-1.safetensors"}
+    files = {f"{name}-{rank}.safetensors" for name in ("pool", "random") for rank in (0, 1)}
+    files |= {"model.safetensors", "ema.safetensors"}
     assert_same_end(tmp_path / "whole", tmp_path / "cut", steps, files)
     lines = metrics(tmp_path / "whole", "step", "loss", "lr", "grad_norm")
     assert lines == metrics(tmp_path / "cut", "step", "loss", "lr", "grad_norm") and len(lines) == steps

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from resdiff.train.progress import LearningRate, Rhythm
+from resdiff.train.learning_rate import LearningRate
+from resdiff.train.progress import Rhythm
 from resdiff.train.resshift import Arguments
 from resdiff.train.settings import OF_THIS_MACHINE, TrainingArguments
 
@@ -50,7 +51,7 @@ def test_epochs_are_steps_by_the_number_of_photos() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resolution": (1, 2, 3)}, "--resolution 1 2 3 must be one side, or height and width"),
+        ({"resolution": (1, 2, 3)}, "--resolution 1 2 3 must be one positive number of pixels, or height and width"),
         ({"resolution": (0,)}, "--resolution 0 must be"),
         ({"train_batch_size": 0}, "--train_batch_size 0 must be at least 1"),
         ({"checkpoints_total_limit": 0}, "--checkpoints_total_limit 0 must be at least 1"),
@@ -59,7 +60,7 @@ def test_epochs_are_steps_by_the_number_of_photos() -> None:
         ({"lr_data_dir": Path("a"), "manifest": Path("b")}, "--manifest names the pairs itself"),
         ({"max_train_steps": None}, "give --max_train_steps, --max_train_minutes or --num_train_epochs"),
         ({"max_train_steps": 0}, "--max_train_steps 0 must be positive"),
-        ({"learning_rate": -1.0}, "--learning_rate -1.0 must be positive"),
+        ({"learning_rate": -1.0}, "--learning_rate -1.0 must be a positive number"),
         ({"max_grad_norm": -1.0}, "--max_grad_norm -1.0 must be positive"),
         ({"max_grad_norm": math.nan}, "--max_grad_norm nan must be positive"),
         ({"num_train_epochs": 0.0}, "--num_train_epochs 0.0 must be positive"),

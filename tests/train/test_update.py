@@ -7,7 +7,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from resdiff.train.progress import LearningRate, Limits, Progress
+from resdiff.train.learning_rate import LearningRate
+from resdiff.train.progress import Limits, Progress
 from resdiff.train.update import BadLoss, Update
 
 X = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
