@@ -210,7 +210,7 @@ def check(
     folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Folder of HR photos, recursive.")] = None,
     lr_dir: Annotated[Path | None, typer.Option(help="Folder of their LR partners, of the same names.")] = None,
     manifest: Annotated[Path | None, typer.Option(help="CSV or JSONL with hr, lr, caption, tags.")] = None,
-    resolution: Annotated[str, typer.Option(help="Side of the HR crops in px, or height,width.")] = "96",
+    resolution: Annotated[str, typer.Option(help="Side of the HR crops in px, or height,width.")] = "64",
     scale: Annotated[int, typer.Option(min=1, help="HR side over LR side of pairs.")] = 4,
     list_all: Annotated[bool, typer.Option("--list", help="Name every file that would not be used.")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="Read headers only: truncated files are not found.")] = False,

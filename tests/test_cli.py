@@ -405,7 +405,7 @@ def test_data_check_tells_what_a_training_would_use(training_data):
         "26 would not:",
     ]
     assert lines[4].startswith(f"  {training_data / 'torn.png'} cannot be read: ")
-    assert lines[5] == f"  {training_data / 'small00.png'} is 60x40, smaller than the crop of 96x96"
+    assert lines[5] == f"  {training_data / 'small00.png'} is 60x40, smaller than the crop of 64x64"
     assert lines[24:] == ["  and 6 more; `resdiff data check --list` names them all"]
 
 
