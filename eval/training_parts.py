@@ -14,7 +14,7 @@ from torch import Tensor
 from resdiff.data.degradation.base import Degradation
 from resdiff.data.degradation.realesrgan_presets import REALESRGAN, RESSHIFT
 from resdiff.data.scan import scan
-from resdiff.data.training_set import TrainingSet, sample_generator
+from resdiff.data.training_set import sample_generator
 from resdiff.eval.training_cost import (
     PLACE,
     V1,
@@ -27,7 +27,7 @@ from resdiff.eval.training_cost import (
 from resdiff.models.vq import VQAutoencoder
 from resdiff.train.launch import start
 from resdiff.train.recipe import build_degradation
-from resdiff.train.resshift import Arguments
+from resdiff.train.resshift import Arguments, open_photos
 
 READ = 32  # samples that are read to know how long one takes
 
@@ -123,23 +123,10 @@ def compare_degradations(
     return Comparison(name=name, device=device.type, images=count, ours=ours, other=other)
 
 
-def training_set(args: Arguments) -> TrainingSet:
-    """Return the photos as the script reads them."""
-    return TrainingSet(
-        scan(args.train_data_dir, crop=args.crop, scale=args.scale),
-        crop=args.crop,
-        scale=args.scale,
-        seed=args.seed,
-        augmentation=args.augmentation,
-        rescale=args.rescale,
-        photos_in=args.photos_in,
-        degradation=build_degradation(args.degradation),
-    )
-
-
 def reading_time(args: Arguments) -> float:
     """Return the median ms in which one process, as each data worker is one, reads, crops and draws a sample."""
-    dataset = training_set(args)
+    found = scan(args.train_data_dir, crop=args.crop, scale=args.scale)
+    dataset = open_photos(args, found, build_degradation(args.degradation), torch.device("cpu"))
     seconds = []
     for index in range(READ):
         started = time.perf_counter()

@@ -23,8 +23,9 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from resdiff.data.check import in_words
+from resdiff.data.degradation.base import Degradation
 from resdiff.data.degradation.pool import PairPool
-from resdiff.data.scan import scan
+from resdiff.data.scan import Scan, scan
 from resdiff.data.training_set import Batch, TrainingSet, collate, sample_generator
 from resdiff.devices import DTYPES
 from resdiff.models.vq import VQAutoencoder
@@ -138,17 +139,7 @@ def assemble(args: Arguments) -> Run:
             limit=args.num_validation_images,
         )
     logger.info("%s", in_words(found, args.scale))
-    dataset = TrainingSet(
-        found,
-        crop=args.crop,
-        scale=args.scale,
-        seed=args.seed,
-        augmentation=args.augmentation,
-        rescale=args.rescale,
-        photos_in=args.photos_in,
-        device=device,
-        degradation=None if found.has_pairs else degradation,
-    )
+    dataset = open_photos(args, found, degradation, device)
     limits = args.limits(dataset.num_photos, args.train_batch_size * accumulation * processes)
 
     set_seed(args.seed + accelerator.process_index)
@@ -180,6 +171,21 @@ def assemble(args: Arguments) -> Run:
             limits=limits,
             max_grad_norm=args.max_grad_norm,
         ),
+    )
+
+
+def open_photos(args: Arguments, found: Scan, degradation: Degradation, device: torch.device) -> TrainingSet:
+    """Return the samples of these photos; those without LR partners bring draws of the degradation."""
+    return TrainingSet(
+        found,
+        crop=args.crop,
+        scale=args.scale,
+        seed=args.seed,
+        augmentation=args.augmentation,
+        rescale=args.rescale,
+        photos_in=args.photos_in,
+        device=device,
+        degradation=None if found.has_pairs else degradation,
     )
 
 

@@ -104,7 +104,10 @@ class ResShiftLoss:
         parts: dict[str, Tensor] = {args.loss: error.mean()}
         if self.lpips is not None and image is not None:
             distance = self.lpips(image.clamp(-1, 1), hr)  # (B,)
-            distance = torch.where(torch.isfinite(distance).all(), distance, 0.0)  # as the reference: mse alone then
+            if not torch.isfinite(
+                distance
+            ).all():  # as the reference: the error alone then, and nothing to go back through
+                distance = torch.zeros_like(distance)
             loss = loss + args.lpips_weight * distance
             parts["lpips"] = distance.mean()
         return {"loss": (self.timestep_weights[t] * loss).mean()} | parts

@@ -82,7 +82,7 @@ def test_the_recipe_runs_with_the_batch_that_was_asked_for_and_its_pool_of_ten()
     assert (args.train_batch_size, args.accumulation(1), args.pair_pool) == (64, 1, 640)
     assert args.mixed_precision == "auto" and args.crop == (256, 256) and args.degradation == "resshift"
     assert training_arguments(Case(recipe=V1), CPU, Path("unused")).train_batch_size == 2
-    assert training_arguments(Case(recipe=SMALL), GPU, Path("unused")).train_batch_size == 8
+    assert training_arguments(Case(recipe=SMALL), GPU, Path("unused")).train_batch_size == 12
 
 
 def test_precisions_take_turns_and_a_gpu_adds_photos_in_files() -> None:
