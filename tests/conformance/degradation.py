@@ -62,9 +62,9 @@ def kernels(case: Case) -> dict[str, Tensor]:
 def kernel_of(entry: dict[str, Any]) -> Tensor:
     """Return the kernel of one entry of the config."""
     if entry["type"] == "sinc":
-        return sinc_kernel(entry["size"], entry["cutoff"], entry["pad_to"])
+        return sinc_kernel(entry["size"], entry["cutoff"], entry.get("pad_to", 0))
     names = ("size", "sigma_x", "sigma_y", "theta", "beta")
-    size, sigma_x, sigma_y, theta, beta = (entry[name] for name in names)
+    size, sigma_x, sigma_y, theta, beta = (entry.get(name, 0) for name in names)
     return gaussian_kernel(size, entry["type"], sigma_x, sigma_y, theta, beta)
 
 
