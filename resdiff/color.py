@@ -82,6 +82,12 @@ def luma_preserving(content: Tensor, style: Tensor) -> Tensor:
     return ycbcr_to_rgb(torch.cat([y, cbcr], dim=1))
 
 
+def luma(rgb: Tensor) -> Tensor:
+    """BT.601 Y = 0.299 R + 0.587 G + 0.114 B of (..., 3, H, W), as (..., 1, H, W); images of any range."""
+    r, g, b = rgb.split(1, dim=-3)
+    return LUMA_RED * r + LUMA_GREEN * g + LUMA_BLUE * b
+
+
 def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
     """BT.601 full range (JPEG): Y = 0.299 R + 0.587 G + 0.114 B, Cb = (B - Y) / 1.772, Cr = (R - Y) / 1.402.
 
@@ -93,8 +99,8 @@ def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
     Raises:
         ValueError: not (B, 3, H, W).
     """
-    r, g, b = _three_channels(rgb)
-    y = LUMA_RED * r + LUMA_GREEN * g + LUMA_BLUE * b
+    r, _, b = _three_channels(rgb)
+    y = luma(rgb)
     return torch.cat([y, (b - y) / (2 * (1 - LUMA_BLUE)), (r - y) / (2 * (1 - LUMA_RED))], dim=1)
 
 

@@ -23,7 +23,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from resdiff.color import LUMA_BLUE, LUMA_GREEN, LUMA_RED
+from resdiff.color import luma
 from resdiff.formats import check_transparency, format_of
 
 FLOAT_TOLERANCE = 1e-3 + 1e-6  # overshoot of [0, 1] that is clamped: half precision, resampling (and float32 of 1.001)
@@ -273,7 +273,7 @@ def to_pil(pixels: Tensor, photo: Photo, alpha: Tensor | None = None) -> Image.I
         alpha: (1, H, W) in [0, 1], or None for an opaque image.
     """
     if photo.grey:
-        pixels = LUMA_RED * pixels[:1].float() + LUMA_GREEN * pixels[1:2].float() + LUMA_BLUE * pixels[2:].float()
+        pixels = luma(pixels.float())
     planes = [to_uint8(pixels)] + ([] if alpha is None else [to_uint8(alpha.to(pixels.device) * 2 - 1)])
     values = torch.cat(planes).movedim(0, -1).cpu().contiguous().numpy()  # (H, W, C)
     image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)

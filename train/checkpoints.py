@@ -1,9 +1,9 @@
 """Checkpoints of a run: written whole or not at all, rotated, and read back to the bit.
 
 `<output_dir>/checkpoint-<step>` holds what accelerate saves (weights, optimizer, gradient scaler, random states of every
-process), `progress.json`, `run.yaml` (the settings), and one safetensors file for each further state: the random numbers of each process (accelerate's own file of them is
-skipped without a word when it is damaged), those that all
-processes share (`ema`) once, those that each process has for itself (the pair pool) once a process.
+process), `progress.json`, `run.yaml` (the settings), and one safetensors file for each further state: what all processes
+share (`ema`) once; what each has for itself (the pair pool, and torch's random numbers, for accelerate's own file of them
+is skipped without a word when it is damaged) once a process.
 """
 
 import json

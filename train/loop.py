@@ -56,8 +56,7 @@ def fit(
     """
     accelerator, output_dir = checkpoints.accelerator, checkpoints.output_dir
     report = Report(accelerator, output_dir / "metrics.jsonl", progress, limits)
-    saved_at = validated_at = progress.step
-    saved_seconds = progress.seconds
+    saved_at, saved_seconds = progress.step, progress.seconds
     with StopSignals() as signals:
         while (done := limits.done(progress)) < 1 and not agree(accelerator, bool(signals.received)):
             started = time.monotonic()
@@ -97,13 +96,11 @@ def fit(
 
             # Validate with the averaged weights
             every = rhythm.validation_steps
-            if validate is not None and (progress.step % every == 0 if every else saved_at == progress.step):
-                validated_at = progress.step
+            due = progress.step % every == 0 if every else saved_at == progress.step
+            if validate is not None and (due or done >= 1):
                 run_validation(validate, report, accelerator, ema)
-        if validate is not None and validated_at != progress.step and limits.done(progress) >= 1:
-            run_validation(validate, report, accelerator, ema)
-        if finished := limits.done(progress) >= 1:
-            report.write(1.0)
+        if finished := done >= 1:
+            report.write(done)
         report.close()
         if finished and progress.bad_steps == progress.step:
             raise RunAborted(f"none of the {progress.step} steps could be done; bad-batch-* hold what they saw")

@@ -125,11 +125,9 @@ class Prepare:
         batch = batch.to(self.device)
         if batch.lr is None:
             hr, lr = self.degradation.pair(batch.hr, batch.draws)
-            fine = torch.isfinite(lr).flatten(1).all(dim=1)
-            if not fine.all():  # the reference drops NaN samples; a flat one does no harm and keeps the batch whole
-                lr = torch.where(fine[:, None, None, None], lr, 0.5)
-                hr = torch.where(fine[:, None, None, None], hr, 0.5)
-            batch = dataclasses.replace(batch, hr=hr, lr=lr)
+            # the reference drops NaN samples; a flat one does no harm, keeps the batch whole, and nothing has to be read back
+            fine = torch.isfinite(lr).flatten(1).all(dim=1)[:, None, None, None]
+            batch = dataclasses.replace(batch, hr=torch.where(fine, hr, 0.5), lr=torch.where(fine, lr, 0.5))
         if self.pool is None:
             return batch
         hr, lr = self.pool.exchange((batch.hr, batch.lr))

@@ -1,7 +1,6 @@
 """The training samples: what they depend on, how crops are cut, what happens to photos that cannot be decoded."""
 
 import logging
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -124,8 +123,9 @@ def test_the_first_photos_of_a_scan_can_be_taken_alone(photos) -> None:
 
 def test_the_set_travels_whole_to_a_spawned_worker(photos) -> None:
     data = TrainingSet(scan(photos, crop=CROP), crop=CROP, photos_in="memory")
-    copy = pickle.loads(pickle.dumps(data))
-    assert torch.equal(copy[7].hr, data[7].hr)
+    loader = DataLoader(data, sampler=[7], collate_fn=collate, num_workers=1, multiprocessing_context="spawn")
+    (batch,) = loader
+    assert batch.index == [7] and torch.equal(batch.hr[0], data[7].hr.float() / 255)
 
 
 def test_samples_own_their_pixels_and_nothing_more(photos) -> None:

@@ -64,6 +64,11 @@ def check_probabilities(settings: object, *names: str) -> None:
             raise ValueError(f"{name} is {value}; a probability lies in [0, 1]")
 
 
+def round8(x: Tensor) -> Tensor:
+    """Round values of [0, 1] to the 256 that 8 bits hold; what lies outside is clipped."""
+    return (x * 255).round().clamp(0, 255) / 255
+
+
 def uniform(generator: torch.Generator, low: float, high: float) -> float:
     """Draw a number in [low, high)."""
     return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from resdiff.data.degradation.base import Degradation
+from resdiff.data.degradation.base import Degradation, round8
 from resdiff.resize import bicubic, matlab_legacy
 
 Kernel = Literal["matlab", "matlab_legacy", "pil", "torch"]
@@ -60,7 +60,7 @@ class Bicubic(Degradation[BicubicDraw]):
             return hr, torch.stack([_matlab_legacy(image, self.scale) for image in hr])
         with torch.autocast(hr.device.type, enabled=False):
             lr = bicubic(hr.float(), (height // self.scale, width // self.scale), self.kernel).clamp(0, 1)
-        return hr, (lr * 255).round() / 255 if self.round8 else lr
+        return hr, round8(lr) if self.round8 else lr
 
 
 def _matlab_legacy(image: Tensor, scale: int) -> Tensor:

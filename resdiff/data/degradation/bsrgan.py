@@ -17,7 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from resdiff.data.degradation.base import Degradation, chance, check_probabilities, choose, draw_seed, uniform
+from resdiff.color import luma
+from resdiff.data.degradation.base import Degradation, chance, check_probabilities, choose, draw_seed, round8, uniform
 from resdiff.data.degradation.filters import filter2d, usm_sharpen
 from resdiff.data.degradation.jpeg import jpeg
 from resdiff.data.degradation.kernels import gaussian_kernel
@@ -80,8 +81,8 @@ class Poisson:
     gray: bool  # the noise of the grey image, added to each channel
 
     def __call__(self, x: Ragged, fields: Fields) -> Ragged:
-        image = _round8(x.pixels[0])
-        counted = _round8(_gray(image)) if self.gray else image
+        image = round8(x.pixels[0])
+        counted = round8(luma(image)) if self.gray else image
         noise = fields.poisson(0, counted * self.peak) / self.peak - counted
         return Ragged.of((image + noise).clamp(0, 1)[None])
 
@@ -93,7 +94,7 @@ class Jpeg:
     quality: int
 
     def __call__(self, x: Ragged, fields: Fields) -> Ragged:
-        return jpeg(x.map(_round8), torch.tensor([float(self.quality)])).map(_round8)
+        return jpeg(x.map(round8), torch.tensor([float(self.quality)])).map(round8)
 
 
 @dataclass(frozen=True)
@@ -218,15 +219,6 @@ def _correlation_root(generator: torch.Generator) -> Tensor:
 def _whole(generator: torch.Generator, low: int, high: int) -> int:
     """Draw a whole number, both ends included."""
     return int(torch.randint(low, high + 1, (), generator=generator))
-
-
-def _gray(image: Tensor) -> Tensor:
-    """ITU-R BT.601 luma of (3, h, w), as (1, h, w)."""
-    return (0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2])[None]
-
-
-def _round8(x: Tensor) -> Tensor:
-    return (x * 255).round().clamp(0, 255) / 255
 
 
 BSRGAN_PLUS = BSRGAN()

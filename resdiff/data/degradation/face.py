@@ -17,7 +17,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from resdiff.data.degradation.base import Degradation, chance, check_probabilities, draw_seed, on_canvases, uniform
+from resdiff.color import luma
+from resdiff.data.degradation.base import (
+    Degradation,
+    chance,
+    check_probabilities,
+    draw_seed,
+    on_canvases,
+    round8,
+    uniform,
+)
 from resdiff.data.degradation.filters import filter2d
 from resdiff.data.degradation.jpeg import jpeg
 from resdiff.data.degradation.kernels import gaussian_kernel
@@ -88,9 +97,9 @@ class Face(Degradation[FaceDraw]):
         """Return (target, lr), both (B, 3, H, W) in [0, 1]; target is hr, or grey where `gray_target` says so."""
         lr = on_canvases(hr, draws, self._degrade)
         gray = torch.tensor([d.gray for d in draws], device=hr.device)[:, None, None, None]
-        lr = torch.where(gray, _gray(lr), lr)
-        target = torch.where(gray, _gray(hr), hr) if self.gray_target else hr
-        return target, _round8(lr) if self.round8 else lr
+        lr = torch.where(gray, luma(lr), lr)
+        target = torch.where(gray, luma(hr), hr) if self.gray_target else hr
+        return target, round8(lr) if self.round8 else lr
 
     def _degrade(self, hr: Tensor, draws: Sequence[FaceDraw]) -> Tensor:
         height, width = hr.shape[-2:]
@@ -102,18 +111,8 @@ class Face(Degradation[FaceDraw]):
             x = filter2d(Ragged.of(hr), torch.stack([d.kernel for d in draws]).to(hr.device))
             x = resize(x, small, bilinear)
             x = add_gaussian(x, torch.tensor([d.sigma for d in draws]), colour, fields)
-            x = jpeg(x.map(_round8), torch.tensor([float(d.quality) for d in draws])).map(_round8)
+            x = jpeg(x.map(round8), torch.tensor([float(d.quality) for d in draws])).map(round8)
             return resize(x, [(height, width)] * len(draws), bilinear).tensor().clamp(0, 1)
-
-
-def _round8(x: Tensor) -> Tensor:
-    return (x * 255).round().clamp(0, 255) / 255
-
-
-def _gray(x: Tensor) -> Tensor:
-    """ITU-R BT.601 luma of (B, 3, H, W), as (B, 1, H, W)."""
-    red, green, blue = x.unbind(1)
-    return (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
 
 
 # GFPGAN options/train_gfpgan_v1.yml without colour jitter, hence with a grey target for a grey input

@@ -13,6 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from resdiff.data.degradation.base import check_probabilities, uniform
+
 Shape = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 
@@ -110,8 +112,7 @@ class KernelRange:
 
     def __post_init__(self) -> None:
         _check_sizes(self.sizes, self.pad_to)
-        if not 0 <= self.sinc_prob <= 1:
-            raise ValueError(f"sinc_prob is {self.sinc_prob}; a probability lies in [0, 1]")
+        check_probabilities(self, "sinc_prob")
         probs = self.shape_probs
         if len(probs) != len(SHAPES) or min(probs) < 0 or not isclose(sum(probs), 1, abs_tol=1e-6):
             raise ValueError(f"shape_probs is {probs}; give six probabilities of sum 1: {', '.join(SHAPES)}")
@@ -124,14 +125,14 @@ class KernelRange:
     def draw(self, generator: torch.Generator) -> Tensor:
         """Return a (pad_to, pad_to) float32 kernel from a CPU generator."""
         size = self.sizes[_index(len(self.sizes), generator)]
-        if _uniform(0, 1, generator) < self.sinc_prob:
+        if uniform(generator, 0, 1) < self.sinc_prob:
             cutoff = SMALL_SINC_CUTOFF if size < SMALL_SINC else SINC_CUTOFF
-            return sinc_kernel(size, _uniform(*cutoff, generator), self.pad_to).float()
+            return sinc_kernel(size, uniform(generator, *cutoff), self.pad_to).float()
         shape = SHAPES[int(torch.multinomial(torch.tensor(self.shape_probs), 1, generator=generator))]
-        sigma_x, sigma_y = _uniform(*self.sigma, generator), _uniform(*self.sigma, generator)
-        theta = _uniform(-pi, pi, generator)
+        sigma_x, sigma_y = uniform(generator, *self.sigma), uniform(generator, *self.sigma)
+        theta = uniform(generator, -pi, pi)
         low, high = self.betap if shape.startswith("plateau") else self.betag
-        beta = _uniform(low, 1, generator) if _uniform(0, 1, generator) < 0.5 else _uniform(1, high, generator)
+        beta = uniform(generator, low, 1) if uniform(generator, 0, 1) < 0.5 else uniform(generator, 1, high)
         return _padded(gaussian_kernel(size, shape, sigma_x, sigma_y, theta, beta), self.pad_to).float()
 
 
@@ -146,17 +147,16 @@ class FinalSinc:
 
     def __post_init__(self) -> None:
         _check_sizes(self.sizes, self.pad_to)
-        if not 0 <= self.prob <= 1:
-            raise ValueError(f"prob is {self.prob}; a probability lies in [0, 1]")
+        check_probabilities(self, "prob")
         if not 0 < self.cutoff[0] <= self.cutoff[1] <= pi:
             raise ValueError(f"cutoff is {self.cutoff}; give two rising numbers of radians per pixel in (0, pi]")
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Return a (pad_to, pad_to) float32 kernel from a CPU generator."""
-        if _uniform(0, 1, generator) >= self.prob:
+        if uniform(generator, 0, 1) >= self.prob:
             return delta_kernel(self.pad_to).float()
         size = self.sizes[_index(len(self.sizes), generator)]
-        return sinc_kernel(size, _uniform(*self.cutoff, generator), self.pad_to).float()
+        return sinc_kernel(size, uniform(generator, *self.cutoff), self.pad_to).float()
 
 
 def _grid(size: int) -> tuple[Tensor, Tensor]:
@@ -184,10 +184,6 @@ def _normalized(kernel: Tensor) -> Tensor:
 def _padded(kernel: Tensor, size: int) -> Tensor:
     margin = (size - len(kernel)) // 2
     return torch.nn.functional.pad(kernel, (margin,) * 4)
-
-
-def _uniform(low: float, high: float, generator: torch.Generator) -> float:
-    return low + (high - low) * float(torch.rand((), dtype=torch.float64, generator=generator))
 
 
 def _index(count: int, generator: torch.Generator) -> int:

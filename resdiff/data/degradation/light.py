@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from resdiff.data.degradation.base import Degradation, chance, check_probabilities, draw_seed, uniform
+from resdiff.data.degradation.base import Degradation, chance, check_probabilities, draw_seed, round8, uniform
 from resdiff.data.degradation.filters import filter2d
 from resdiff.data.degradation.jpeg import jpeg
 from resdiff.data.degradation.kernels import gaussian_kernel
@@ -91,7 +91,7 @@ class Light(Degradation[LightDraw]):
             extras = {i: d.extra for i, d in enumerate(draws) if d.extra is not None}
             if extras:
                 lr[[*extras]] = _degrade(hr[[*extras]].float(), size, [*extras.values()])
-        return hr, (lr * 255).round() / 255
+        return hr, round8(lr)
 
 
 def _degrade(hr: Tensor, size: tuple[int, int], extras: Sequence[Extra]) -> Tensor:

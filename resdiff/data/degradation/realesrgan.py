@@ -24,6 +24,7 @@ from resdiff.data.degradation.base import (
     choose,
     draw_seed,
     on_canvases,
+    round8,
     uniform,
 )
 from resdiff.data.degradation.filters import filter2d, usm_sharpen
@@ -217,7 +218,7 @@ class RealESRGAN(Degradation[Draw]):
             x = resize(x, [(height, width)] * len(draws), ["bicubic"] * len(draws))
         lr = x.tensor().clamp(0, 1)
         if self.round8:
-            lr = (lr * 255).round() / 255
+            lr = round8(lr)
         if self.clean_prob:
             clean = torch.tensor([d.clean for d in draws], device=lr.device)
             lr = torch.where(clean[:, None, None, None], target, lr)

@@ -1,8 +1,8 @@
 """Resizing every image of a batch to its own size by its own method, as two products with weight matrices.
 
 "area", "bilinear" and "bicubic" are those of `torch.nn.functional.interpolate` without antialiasing, which Real-ESRGAN
-(2107.10833) draws from; "coverage" is OpenCV's INTER_AREA, "bilinear" is also its INTER_LINEAR. Differs from the reference: one method and one factor per
-image, where the reference has one per batch.
+(2107.10833) draws from; "coverage" is OpenCV's INTER_AREA, "bilinear" is also its INTER_LINEAR. Differs from the
+reference: one method and one factor per image, where the reference has one per batch.
 """
 
 from collections.abc import Sequence
