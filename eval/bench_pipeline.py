@@ -2,11 +2,16 @@
 
     python eval/bench_pipeline.py                    # the bundled model and the full-size network, on this machine
     python eval/bench_pipeline.py --json bench.json
+    python eval/bench_pipeline.py --only folder      # the groups whose title has this word
 
-Cases: the bundled model 256x256 -> 1024x1024 at four steps in float32 and in the machine's best dtype; the full-size
-ResShift (random weights: the cost is that of the published ones) 64x64 -> 256x256 at four steps in both; on a GPU also
-128x128 -> 512x512 at 1, 4 and 15 steps. Memory is the peak above the resident size after import (on a GPU: the peak of
-the allocator). Times of one machine say little about another; the ratios say more.
+Groups: the machine's best dtype against float32; a folder through `resdiff upscale` against a loop that reads, calls
+and saves; tiles one, two, four at once; blocks compiled against plain ones. On a GPU also 128x128 -> 512x512 at 1, 4
+and 15 steps, plain, compiled and as CUDA graphs, beside what is expected of an H200, and offloaded networks. Full-size
+networks have random weights: their cost is that of the published ones.
+
+Within a group the ratio is against its first case. Seconds are the fastest of the repeats after a first call, which is
+shown apart: it tunes and compiles. Memory is the peak above the resident size after import; on a GPU the peak of the
+allocator. Times of one machine say little about another; the ratios say more.
 """
 
 import argparse
@@ -14,152 +19,128 @@ import json
 import os
 import subprocess
 import sys
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+
+from resdiff.eval.bench_cases import FULL, SMALL, Case, Measurement, measure
+
+Groups = dict[str, list[Case]]  # title -> cases, the one to compare with first
+TARGET_MS = {4: 40, 15: 80}  # of 128 -> 512 px on an H200, bf16, compiled, by steps
+TARGET_MIB = 4096
+PHOTOS = 12
 
 
-@dataclass(frozen=True)
-class Case:
-    """One measurement."""
-
-    model: str  # "small": the bundled model; "full": the published architecture
-    side: int  # of the square input, px
-    steps: int
-    dtype: str  # float32 or bfloat16
-    device: str = "cpu"
-
-    @property
-    def label(self) -> str:
-        """How the case is called in the table."""
-        name = {"small": "resdiff-small", "full": "ResShift, full size"}[self.model]
-        return f"{name} {self.side}->{4 * self.side}, {self.steps} steps, {self.device} {self.dtype}"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What a case cost; seconds are the fastest of the repeats."""
-
-    load_seconds: float
-    wall_seconds: float
-    cpu_seconds: float
-    peak_mib: float
-
-
-def cases(best: str, cuda: bool) -> list[Case]:
+def groups(best: str, cuda: bool, compiler: bool) -> Groups:
     """Return what is measured on a machine whose best CPU dtype is `best`."""
-    dtypes = ["float32"] if best == "float32" else ["float32", best]
-    found = [Case("small", 256, 4, dtype) for dtype in dtypes] + [Case("full", 64, 4, dtype) for dtype in dtypes]
-    if "bfloat16" not in dtypes:  # shown all the same: it is the reason why float32 is chosen
-        found += [Case("small", 256, 4, "bfloat16"), Case("full", 64, 4, "bfloat16")]
+    other = "bfloat16" if best == "float32" else best  # shown even where it is slower: it is why float32 is chosen
+    small, full = Case(SMALL, 256, 4, "float32"), Case(FULL, 64, 4, "float32")
+    folder = Case(SMALL, 128, 4, best, photos=PHOTOS)
+    tiled = Case(SMALL, 384, 1, best, tile=192)
+    found = {
+        "Precision of the bundled model": [small, replace(small, dtype=other)],
+        "Precision of the full-size network": [full, replace(full, dtype=other)],
+        "A folder": [replace(folder, way="loop"), replace(folder, way="command")],
+        "Tiles at once": [replace(tiled, tile_batch=count) for count in (1, 2, 4)],
+    }
+    if compiler:
+        plain = replace(small, dtype=best)
+        found["Compiled blocks"] = [plain, replace(plain, way="compiled")]
     if cuda:
-        found += [Case("full", 128, s, dtype, "cuda") for s in (1, 4, 15) for dtype in ("float32", "bfloat16")]
-        found += [Case("small", 256, 4, dtype, "cuda") for dtype in ("float32", "bfloat16")]
+        for steps in (1, 4, 15):
+            plain = Case(FULL, 128, steps, "bfloat16", "cuda")
+            ways = [replace(plain, way=way) for way in ("compiled", "graphs", "compiled, graphs")]
+            found[f"GPU, {steps} steps"] = [replace(plain, dtype="float32"), plain, *(ways if compiler else ways[1:2])]
+        plain = Case(FULL, 128, 4, "bfloat16", "cuda")
+        offloads = [replace(plain, way=f"{what} offload") for what in ("model", "group", "sequential")]
+        found["GPU, offloaded"] = [plain, *offloads]
+        tiled = replace(plain, side=512, tile=128)
+        found["GPU, tiles at once"] = [replace(tiled, tile_batch=count) for count in (1, 4, 8)]
+        folder = Case(SMALL, 128, 4, "bfloat16", "cuda", photos=10 * PHOTOS)
+        found["GPU, a folder"] = [replace(folder, way="loop"), replace(folder, way="command")]
     return found
 
 
-def resident_mib(field: str) -> float:
-    """Return a size of this process in MiB: VmRSS now, or VmHWM its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+def left_out(cuda: bool, compiler: bool) -> list[str]:
+    """Return a line for each kind of case that this machine cannot run."""
+    lines = []
+    if not compiler:
+        lines.append("compiled blocks: no C++ compiler was found")
+    if not cuda:
+        lines.append("CUDA graphs, offloading, 128 -> 512 px at 1, 4 and 15 steps: there is no CUDA device")
+    return lines
 
 
-def reset_peak() -> None:
-    """Let VmHWM start again from here, where the kernel allows it."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        print("the peak of the import cannot be reset here and is counted", file=sys.stderr)
-
-
-def full_size_pipeline(steps: int, dtype: Any) -> Any:
-    """Return the published architecture with random weights of torch's `dtype`, scheduled for `steps`."""
-    from resdiff.models.swin_unet import SwinUNet
-    from resdiff.models.vq import VQAutoencoder
-    from resdiff.pipelines.resshift import ResShiftPipeline
-    from resdiff.schedulers.resshift import ResShiftScheduler
-
-    scheduler = ResShiftScheduler(num_train_timesteps=max(steps, 4))
-    networks = (network.eval().to(dtype) for network in (SwinUNet(lq_size=64), VQAutoencoder()))
-    return ResShiftPipeline(*networks, scheduler)
-
-
-def measure(case: Case, repeats: int) -> Measurement:
-    """Run one case in this process."""
-    import torch
-
-    from resdiff import SRPipeline
-
-    if case.model == "full":
-        from resdiff.models import swin_unet, vq  # noqa: F401  (counted as import, not as load)
-    baseline = resident_mib("VmRSS")
-    reset_peak()
-    started = time.perf_counter()
-    dtype = getattr(torch, case.dtype)
-    small = case.model == "small"
-    pipe = SRPipeline.from_pretrained(dtype=dtype) if small else full_size_pipeline(case.steps, dtype)
-    pipe.to(case.device)
-    load = time.perf_counter() - started
-    pipe.set_progress_bar_config(disable=True)
-
-    photo = torch.rand(1, 3, case.side, case.side, generator=torch.Generator().manual_seed(0))
-    walls, cpus = [], []
-    for _ in range(repeats):
-        started, cpu = time.perf_counter(), time.process_time()
-        pipe(photo, num_inference_steps=case.steps, generator=torch.Generator().manual_seed(0), output_type="pt")
-        walls.append(time.perf_counter() - started)
-        cpus.append(time.process_time() - cpu)
-    peak = resident_mib("VmHWM") - baseline
-    if case.device == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 2**20
-    return Measurement(load, min(walls), min(cpus), peak)
+def target(case: Case, result: Measurement) -> str:
+    """Return what is expected of the case and whether it is met; empty where nothing is."""
+    expected = case.device == "cuda" and case.model == FULL and case.way.startswith("compiled")
+    if not expected or case.side != 128 or case.steps not in TARGET_MS:
+        return ""
+    met = result.wall_seconds <= TARGET_MS[case.steps] / 1000 and result.peak_mib <= TARGET_MIB
+    return f"{TARGET_MS[case.steps]} ms, {TARGET_MIB} MiB on an H200: {'met' if met else 'not met'}"
 
 
 def table(results: list[tuple[Case, Measurement]]) -> str:
-    """Return the Markdown table; the ratio is against float32 of the same model, size, steps and device."""
-    rows = ["| case | wall s | CPU s | against float32 | load s | peak MiB |", "|---|---|---|---|---|---|"]
-    base = {(c.model, c.side, c.steps, c.device): m.wall_seconds for c, m in results if c.dtype == "float32"}
+    """Return the Markdown table of one group; ratios are against its first case."""
+    rows = [
+        "| case | wall s | CPU s | ratio | first s | load s | peak MiB | target |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for case, m in results:
-        ratio = m.wall_seconds / base[case.model, case.side, case.steps, case.device]
         rows.append(
-            f"| {case.label} | {m.wall_seconds:.2f} | {m.cpu_seconds:.2f} | {ratio:.2f}x | "
-            f"{m.load_seconds:.2f} | {m.peak_mib:.0f} |"
+            f"| {case.label} | {m.wall_seconds:.3g} | {m.cpu_seconds:.3g} | "
+            f"{m.wall_seconds / results[0][1].wall_seconds:.2f}x | {m.first_seconds:.3g} | {m.load_seconds:.2f} | "
+            f"{m.peak_mib:.0f} | {target(case, m)} |"
         )
     return "\n".join(rows)
+
+
+def in_a_new_process(case: Case, repeats: int, threads: int) -> Measurement:
+    """Measure a case in a process of its own, so that neither memory nor settings of another case matter."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment |= {"DIFFUSERS_VERBOSITY": "error"}  # it warns of casts that are meant
+    command = [sys.executable, __file__, "--case", json.dumps(asdict(case)), "--repeats", str(repeats)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return Measurement(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=2, help="calls per case; the fastest counts")
+    parser.add_argument("--repeats", type=int, default=2, help="calls per case after the first; the fastest counts")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
+    parser.add_argument("--only", default="", metavar="WORD", help="groups whose title has this word")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--case", help=argparse.SUPPRESS)  # one case as JSON: how a child process is told
     return parser.parse_args(input_args)
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measure every case in a child process and print the table."""
+    """Measure every case in a child process and print the tables."""
     if args.case:
         print(json.dumps(asdict(measure(Case(**json.loads(args.case)), args.repeats))))
         return
     import torch
 
-    from resdiff.devices import default_dtype
+    from resdiff.devices import default_dtype, find_cpp_compiler
 
     best = str(default_dtype(torch.device("cpu"))).removeprefix("torch.")
-    environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "MKL_NUM_THREADS": str(args.threads)}
-    results = []
-    for case in cases(best, torch.cuda.is_available()):
-        command = [sys.executable, __file__, "--case", json.dumps(asdict(case)), "--repeats", str(args.repeats)]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        results.append((case, Measurement(**json.loads(done.stdout.splitlines()[-1]))))
-        print(f"{case.label}: {results[-1][1].wall_seconds:.2f} s", file=sys.stderr)
-    print(f"torch {torch.__version__}, {args.threads} threads, best CPU dtype {best}\n")
-    print(table(results))
+    compiler = find_cpp_compiler() is not None
+    cuda = torch.cuda.is_available()
+    print(f"torch {torch.__version__}, {args.threads} threads, best CPU dtype {best}")
+    figures = []
+    for title, cases in groups(best, cuda, compiler).items():
+        if args.only.lower() not in title.lower():
+            continue
+        results = []
+        for case in cases:
+            results.append((case, in_a_new_process(case, args.repeats, args.threads)))
+            print(f"{case.label}: {results[-1][1].wall_seconds:.3g} s", file=sys.stderr)
+        print(f"\n### {title}\n\n{table(results)}", flush=True)
+        figures += [{"group": title} | asdict(case) | asdict(m) for case, m in results]
+    for line in left_out(cuda, compiler):
+        print(f"\nNot measured: {line}.")
     if args.json:
-        args.json.write_text(json.dumps([asdict(c) | asdict(m) for c, m in results], indent=1))
+        args.json.write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

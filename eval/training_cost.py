@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from resdiff.eval.bench_pipeline import reset_peak, resident_mib
+from resdiff.eval.bench_cases import reset_peak, resident_mib
 from resdiff.models.vq import VQAutoencoder
 from resdiff.train.progress import Progress
 from resdiff.train.recipe import build_unet, construct

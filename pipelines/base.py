@@ -4,33 +4,53 @@ A family is a subclass with one hook, `restore()`. Reading, seeds, padding, tili
 output types happen here, by calling pure functions; nothing here names a family.
 """
 
+import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers import DiffusionPipeline
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from resdiff.color import ColorFix
-from resdiff.color import color_fix as fix_color
-from resdiff.images import Photo, read_photos, to_numpy, to_pil, to_tensor
-from resdiff.noise import Noise, SeededNoise, SequentialNoise, seeds_from
-from resdiff.resize import bicubic, pad_to_multiple
-from resdiff.tiling import Box, Chop, Smooth, parse_chop, tiled
+from resdiff.cuda_graphs import disable_cuda_graphs, enable_cuda_graphs
+from resdiff.noise import Noise, SeededNoise, SequentialNoise, StackedNoise, seeds_from
+from resdiff.pipelines.callbacks import StepShower
+from resdiff.pipelines.finishing import ImageOutput, collected, finished, known_pixels_kept
+from resdiff.pipelines.inputs import Item, check_latents, read_photos_and_masks, same_size_batches, sequential_generator
+from resdiff.pipelines.precision import in_float32, may_retry
+from resdiff.pipelines.tiles import Halving, Restore, restored_bands, side_that_fits
+from resdiff.resize import pad_to_multiple
+from resdiff.sizes import scaled_size
+from resdiff.tiling import Box, Chop, Smooth, parse_chop
 
-OutputType = Literal["pil", "np", "pt", "latent"]
-ColorChoice = Literal["auto", ColorFix]
+logger = logging.getLogger(__name__)
+
+OutputType: TypeAlias = ImageOutput | Literal["latent"]
+ColorChoice: TypeAlias = Literal["auto"] | ColorFix
+Tile: TypeAlias = str | int | Chop | Smooth
 BATCH_PIXELS = 512 * 512  # LR pixels that run through the network together; results do not depend on it
 Callback = Callable[["SRPipeline", int, int, dict[str, Tensor]], dict[str, Tensor]]
 OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+NoiseOf = Callable[[list[Box]], Noise]
+
+
+@dataclass
+class SRPipelineOutput(BaseOutput):
+    """images: as `output_type` says; tile_sizes: per result the side of its tiles in LR pixels, None if not tiled."""
+
+    images: Any
+    tile_sizes: list[int | None]
 
 
 class SRPipeline(DiffusionPipeline):
@@ -45,6 +65,8 @@ class SRPipeline(DiffusionPipeline):
     takes_mask: bool = False
     default_color_fix: ClassVar[ColorFix] = "none"
     max_steps: int | None = None  # None: any number
+    _interrupt = False
+    _num_timesteps = 0
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "pred_original_sample"]
 
     @classmethod
@@ -52,12 +74,13 @@ class SRPipeline(DiffusionPipeline):
         """Open the bundled model (None), a known name, a saved folder or a published file.
 
         Args:
-            model: None or "resdiff-small", "bicubic", a name of `resdiff models` whose files lie in the cache, a
-                folder written by `save_pretrained`, or a published checkpoint file.
+            model: None or "resdiff-small", "bicubic", a name of `resdiff models` (its files are downloaded into the
+                cache unless they lie there), a folder written by `save_pretrained`, or a published checkpoint file.
             dtype: of the networks, float32 by default.
-            known_as, vae_file: for published files, see `resdiff.checkpoints`.
+            known_as, vae_file: for published files, see `resdiff.checkpoints`; vae_file also beside a known name.
+            progress: whether a download shows a bar.
 
-        Raises ValueError in one line for an unknown name or a file that cannot be used.
+        Raises ValueError in one line for an unknown name, a file that cannot be used or cannot be had.
         """
         if cls is SRPipeline:
             from resdiff.pipelines.opening import open_pipeline
@@ -81,14 +104,34 @@ class SRPipeline(DiffusionPipeline):
         return latents
 
     def default_tiling(self, size: int | None = None) -> Smooth:
-        """Return the tiles of tile="auto", or those of `size` LR pixels."""
+        """Return the largest tiles of tile="auto", or those of about `size` LR pixels."""
         size = size or 512
         return Smooth(size, overlap=size // 8)
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Memory that restoring takes at its peak, in bytes per LR pixel; from it tile="auto" is chosen."""
+        return 16 * 12 * self.native_scale**2  # float32 images of the output's size that live at once
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Return (C, H, W) of the latents, and of the noise passed as `latents`, for an LR image of this size."""
+        sides = (side + -side % self.padding_multiple for side in (height, width))
+        return 3, *(side * self.native_scale for side in sides)  # type: ignore[return-value]
 
     @property
     def default_steps(self) -> int:
         """Steps taken when the caller does not say."""
         return 1
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the call that is running, or of the last one."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback has set `_interrupt`: no further step is taken, and the best image so far is returned."""
+        return self._interrupt
 
     @torch.no_grad()
     def __call__(
@@ -103,75 +146,97 @@ class SRPipeline(DiffusionPipeline):
         num_images_per_prompt: int = 1,
         latents: Tensor | None = None,
         color_fix: ColorChoice = "auto",
-        tile: str | int | Chop | Smooth = "auto",
+        tile: Tile = "auto",
+        tile_batch: int = 1,
         output_type: OutputType = "pil",
-        callback_on_step_end: Callback | None = None,
+        callback_on_step_end: Callback | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents", "pred_original_sample"),
         return_dict: bool = True,
-    ) -> ImagePipelineOutput | tuple[Any]:
+    ) -> SRPipelineOutput | tuple[Any]:
         """Enlarge one image or several.
 
         Args:
-            lr: path, PIL image, uint8 or float array (HWC, NHWC), tensor (CHW, NCHW; floats in [0, 1]), or a list.
+            lr: path, PIL image, uint8, uint16 or float array (HWC, NHWC), tensor (CHW, NCHW; floats in [0, 1]), or a
+                list of these, of any sizes from 1x1.
             prompt: for families that take text; the others warn once.
             mask: for inpainting models: grey image of lr's size, white where the content is unknown.
             scale: output over input size; None is the model's own. Sides become floor(side * scale + 0.5).
             num_inference_steps: None is the model's own.
             generator: one draws a 64-bit seed per image in order, a list gives one each.
             num_images_per_prompt: results per image, consecutive.
-            latents: (B, C, H, W) standard normal noise that starts the chain, of the padded canvas' latent size.
+            latents: (B, *latent_shape(h, w)) standard normal noise that starts the chain.
             color_fix: "auto" (as the family was published), "none", "adain", "wavelet" or "luma".
-            tile: "auto", "off", a size in LR pixels, "reference[:size[:stride]]" or a `Chop` (published tiles and order
-                of random draws, which then come from `generator` itself), or a `Smooth`.
-            output_type: "pil"; "np" NHWC and "pt" NCHW, floats in [0, 1] (lists where sizes differ); "latent".
-            callback_on_step_end: called as (pipe, step, timestep, {"latents", "pred_original_sample"}) -> dict.
+            tile: "auto" (as large as the free memory and the model allow), "off", a size in LR pixels,
+                "reference[:size[:stride]]" or a `Chop` (published tiles and order of random draws, which then come
+                from `generator` itself), or a `Smooth`. Where memory runs out, tiles are halved and work goes on,
+                except with "off" and published tiles.
+            tile_batch: tiles that run through the network together.
+            output_type: "pil", 8 bits; "picture", a `resdiff.pictures.Picture` with the 16 bits of the input where it
+                has them; "np" NHWC and "pt" NCHW, floats in [0, 1] without alpha (lists where sizes differ); "latent".
+            callback_on_step_end: called as (pipe, step, timestep, tensors) -> dict after each step, of each tile; may
+                set `pipe._interrupt`.
+            callback_on_step_end_tensor_inputs: which of "latents" and "pred_original_sample" it is shown.
 
-        Returns an object with `.images`, or a tuple when not return_dict. Raises ValueError for bad input.
+        Returns `SRPipelineOutput`, or a tuple of the images when not return_dict. Raises ValueError for bad input,
+        RuntimeError where memory does not suffice or a result is not finite in float32, OSError where a large result
+        has no room in the temporary folder.
         """
         # 1. Check inputs
         steps = self.default_steps if num_inference_steps is None else num_inference_steps
         scale = self.native_scale if scale is None else scale
-        tiling = self.as_tiling(tile)
-        self.check_inputs(prompt, mask, scale, steps, num_images_per_prompt, color_fix, output_type)
+        self.check_inputs(prompt, mask, scale, steps, num_images_per_prompt, color_fix, output_type, tile_batch)
+        tiling = self.as_tiling(tile, tile_batch)
+        on_step = StepShower(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        self._interrupt, self._num_timesteps = False, steps
 
         # 2. Read images and masks; every result has its own seed
-        photos, masks = self.read_inputs(lr, mask)
+        photos, masks = read_photos_and_masks(lr, mask)
         count = len(photos) * num_images_per_prompt
         if latents is not None:
-            check_latents(latents, count)
+            check_latents(latents, count, [self.latent_shape(*photo.pixels.shape[-2:]) for photo in photos])
         seeds = None if isinstance(tiling, Chop) else seeds_from(generator, count)
         items = [Item(i, photos[i // num_images_per_prompt], masks[i // num_images_per_prompt]) for i in range(count)]
+        at_once = min(tiling.size**2 if isinstance(tiling, Smooth) else BATCH_PIXELS, BATCH_PIXELS)
 
         results: list[Any] = []
-        for batch in same_size_batches(items):
-            lq = torch.stack([item.photo.pixels for item in batch]).to(self._execution_device)
+        tile_sizes: list[int | None] = []
+        for batch in same_size_batches(items, at_once):
+            lq = stacked([item.photo.pixels for item in batch]).to(self._execution_device)
             hole = None if mask is None else torch.stack([item.mask for item in batch if item.mask is not None]).to(lq)
             lq = lq if hole is None else lq * (1 - hole) - hole  # what is unknown is black
 
             # 3. Restore, tile by tile where the canvas is large
-            noise_of: Callable[..., Noise]
             if seeds is None:
-                noise_of = partial(SequentialNoise, sequential_generator(generator), lq.device)
+                noise_of: NoiseOf = partial(sequential_noise, sequential_generator(generator), lq.device)
             else:
                 first = None if latents is None else latents[batch[0].index : batch[-1].index + 1]
-                noise_of = partial(SeededNoise, [seeds[item.index] for item in batch], lq.device, first)
-            restore = partial(
-                self.restore, num_inference_steps=steps, on_step=partial(show, self, callback_on_step_end)
-            )
-            canvas = self.restore_canvas(restore, lq, hole, noise_of, tiling, decode=output_type != "latent")
+                noise_of = partial(seeded_noise, [seeds[item.index] for item in batch], lq.device, first)
+            restore = partial(self.restore_tiles, noise_of=noise_of, num_inference_steps=steps, on_step=on_step)
             if output_type == "latent":
-                results.extend(canvas)
+                results.extend(self.restore_latents(lq, hole, noise_of, num_inference_steps=steps, on_step=on_step))
+                tile_sizes += [None] * len(batch)
                 continue
+            canvas = lq if hole is None else torch.cat([lq, hole], dim=1)
+            if isinstance(tiling, Smooth):  # padding first keeps the tiles on the network's grid
+                canvas, _ = pad_to_multiple(canvas, self.padding_multiple)
+                restore = Halving(restore, self.native_scale, self.default_tiling, tiling.size)
+            bands = restored_bands(restore, canvas, tiling, self.native_scale, tile_batch)
 
             # 4. Known pixels, asked size, colour
+            height, width = lq.shape[-2:]
+            native = height * self.native_scale, width * self.native_scale
+            size = scaled_size(height, width, scale)
+            bands = cropped(bands, native)
             if hole is not None:
-                canvas = canvas * hole + lq * (1 - hole)
-            canvas = self.finish(canvas, lq, scale, self.default_color_fix if color_fix == "auto" else color_fix)
+                bands = known_pixels_kept(bands, lq, hole)
+            bands = finished(bands, native, size, lq, self.default_color_fix if color_fix == "auto" else color_fix)
 
             # 5. Alpha, bit depth, output type
-            results.extend(output(image, item.photo, output_type) for image, item in zip(canvas, batch, strict=True))
+            results += collected(bands, [item.photo for item in batch], size, output_type)
+            tile_sizes += [used_tile(tiling, restore, height, width)] * len(batch)
         self.maybe_free_model_hooks()
         images = collate(results, output_type)
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return SRPipelineOutput(images=images, tile_sizes=tile_sizes) if return_dict else (images,)
 
     # --- steps of the call ---------------------------------------------------------------------------------------
 
@@ -184,20 +249,23 @@ class SRPipeline(DiffusionPipeline):
         num_images_per_prompt: int,
         color_fix: str,
         output_type: str,
+        tile_batch: int = 1,
     ) -> None:
         """Raise ValueError for what cannot be meant, in one line each; warn once about an unused prompt."""
         if not isinstance(scale, Real) or not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"scale={scale!r} must be a positive number, such as {self.native_scale}")
-        for name, count in (("num_inference_steps", steps), ("num_images_per_prompt", num_images_per_prompt)):
+        counts = {"num_images_per_prompt": num_images_per_prompt, "tile_batch": tile_batch}
+        for name, count in {"num_inference_steps": steps, **counts}.items():
             if not isinstance(count, Integral):
                 raise ValueError(f"{name}={count!r} must be a whole number")
         if steps < 1 or (self.max_steps is not None and steps > self.max_steps):
             raise ValueError(f"num_inference_steps={steps} must lie between 1 and {self.max_steps or 'any number'}")
-        if num_images_per_prompt < 1:
-            raise ValueError(f"num_images_per_prompt={num_images_per_prompt} must be at least 1")
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name}={count} must be at least 1")
         for name, value, choices in (
-            ("color_fix", color_fix, get_args(ColorChoice)),
-            ("output_type", output_type, get_args(OutputType)),
+            ("color_fix", color_fix, ("auto", *get_args(ColorFix))),
+            ("output_type", output_type, (*get_args(ImageOutput), "latent")),
         ):
             if value not in choices:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
@@ -213,14 +281,16 @@ class SRPipeline(DiffusionPipeline):
             self._warned_of_prompt = True
             warnings.warn(f"{type(self).__name__} takes no text; the prompt is not used", stacklevel=4)
 
-    def as_tiling(self, tile: str | int | Chop | Smooth) -> Chop | Smooth | None:
-        """Return what `tile` means for this model; None is untiled."""
+    def as_tiling(self, tile: Tile, tile_batch: int = 1) -> Chop | Smooth | None:
+        """Return what `tile` means for this model on its device; None is untiled. Raises ValueError."""
         if tile == "off":
             return None
         if isinstance(tile, Smooth):
             return tile
         if tile == "auto":
-            return self.default_tiling()
+            largest = self.default_tiling()
+            fitting = side_that_fits(self._execution_device, self.bytes_per_pixel, tile_batch)
+            return largest if fitting >= largest.size else self.default_tiling(max(1, fitting))
         if isinstance(tile, int) and not isinstance(tile, bool) and tile > 0:
             return self.default_tiling(tile)
         chop = parse_chop(tile) if isinstance(tile, str) else tile
@@ -230,125 +300,117 @@ class SRPipeline(DiffusionPipeline):
             )
         return chop.at_scale(self.native_scale)
 
-    def read_inputs(self, lr: Any, mask: Any) -> tuple[list[Photo], list[Tensor | None]]:
-        """Return photos and, for each, its mask (1, h, w) in [0, 1] or None."""
-        photos = read_photos(lr)
-        if mask is None:
-            return photos, [None] * len(photos)
-        masks = [photo.pixels.mean(dim=0, keepdim=True) / 2 + 0.5 for photo in read_photos(mask, "mask")]
-        if len(masks) != len(photos):
-            raise ValueError(f"{len(masks)} masks for {len(photos)} images; pass one each")
-        for m, photo in zip(masks, photos, strict=True):
-            if m.shape[1:] != photo.pixels.shape[1:]:
-                raise ValueError(
-                    f"mask is {tuple(m.shape[1:])}, its image {tuple(photo.pixels.shape[1:])}; sizes must agree"
-                )
-        return photos, list(masks)
-
-    def restore_canvas(
+    def restore_latents(
         self,
-        restore: Callable[..., Tensor],  # `self.restore` with its settings
         lq: Tensor,  # (B, 3, h, w)
         mask: Tensor | None,
-        noise_of: Callable[..., Noise],
-        tiling: Chop | Smooth | None,
-        decode: bool,
+        noise_of: NoiseOf,
+        **options: Any,  # of `restore`
     ) -> Tensor:
-        """Return (B, 3, h * native_scale, w * native_scale) clamped to [-1, 1], or the latents when not `decode`."""
-        height, width = lq.shape[-2:]
-        whole = lq if mask is None else torch.cat([lq, mask], dim=1)
+        """Return the latents of whole images, padded to `padding_multiple`."""
+        padded, _ = pad_to_multiple(lq if mask is None else torch.cat([lq, mask], dim=1), self.padding_multiple)
+        box = Box(0, 0, *padded.shape[-2:])
+        return self.restore(padded[:, :3], noise_of([box]), mask=padded[:, 3:] if mask is not None else None, **options)
 
-        def run(x: Tensor, boxes: list[Box]) -> Tensor:
-            padded, (h, w) = pad_to_multiple(x, self.padding_multiple)
-            box = replace(boxes[0], height=padded.shape[-2], width=padded.shape[-1])
-            latents = restore(padded[:, :3], noise_of(box=box), mask=padded[:, 3:] if mask is not None else None)
-            if not decode:
-                return latents
-            image = self.decode(latents)[..., : h * self.native_scale, : w * self.native_scale]
-            if not torch.isfinite(image).all():
-                remedy = "check the weights" if self.dtype == torch.float32 else "use dtype=torch.float32"
-                raise RuntimeError(f"the result is not finite in {self.dtype}; {remedy}")
-            return image.clamp(-1, 1)
+    def restore_tiles(
+        self,
+        tiles: Tensor,  # (T B, 3, h, w), or 4 channels with the mask; tile-major
+        boxes: list[Box],  # the T places
+        noise_of: NoiseOf,
+        **options: Any,  # of `restore`
+    ) -> Tensor:
+        """Return images (T B, 3, h * native_scale, w * native_scale) clamped to [-1, 1].
 
-        if tiling is None or not decode or max(height, width) <= tiling.size:
-            return run(whole, [Box(0, 0, height, width)])
-        if isinstance(tiling, Smooth):  # padding first keeps the tiles on the network's grid
-            whole, _ = pad_to_multiple(whole, self.padding_multiple)
-        joined = tiled(run, whole, tiling, self.native_scale)
-        return joined[..., : height * self.native_scale, : width * self.native_scale]
+        Where half precision gives NaN or Inf, the tiles are computed again in float32. Raises RuntimeError when that
+        gives them as well.
+        """
+        height, width = tiles.shape[-2:]
+        padded, _ = pad_to_multiple(tiles, self.padding_multiple)
+        places = [replace(box, height=padded.shape[-2], width=padded.shape[-1]) for box in boxes]
+        mask = padded[:, 3:] if tiles.shape[1] > 3 else None
 
-    def finish(self, canvas: Tensor, lq: Tensor, scale: float, color_fix: ColorFix) -> Tensor:
-        """Bring the canvas to the asked size and correct its colours against the upsampled input."""
-        size = scaled_size(lq.shape[-2], lq.shape[-1], scale)
-        if size != tuple(canvas.shape[-2:]):
-            canvas = bicubic(canvas, size, "pil")
-        if color_fix != "none":
-            canvas = fix_color(canvas, bicubic(lq, size, "pil"), color_fix)
-        return canvas.clamp(-1, 1)
+        def run() -> Tensor:
+            image = self.decode(self.restore(padded[:, :3], noise_of(places), mask=mask, **options))
+            return image[..., : height * self.native_scale, : width * self.native_scale]
 
+        image = run()
+        if not torch.isfinite(image).all() and may_retry(self.networks):
+            logger.warning("a result is not finite in %s; computing it again in float32", self.dtype)
+            with in_float32(self.networks):
+                image = run()
+        if not torch.isfinite(image).all():
+            remedy = "check the weights" if self.dtype == torch.float32 else "open the model with dtype=torch.float32"
+            raise RuntimeError(f"the result is not finite in {self.dtype}; {remedy}")
+        return image.clamp(-1, 1)
 
-def check_latents(latents: Tensor, count: int) -> None:
-    """Raise ValueError unless `latents` are finite noises, one for each of `count` results."""
-    if not isinstance(latents, Tensor) or latents.ndim != 4:
-        found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
-        raise ValueError(f"latents is {found}; pass a tensor (B, C, H, W)")
-    if len(latents) != count:
-        raise ValueError(f"latents holds {len(latents)} noises for {count} results; pass one each")
-    if not torch.isfinite(latents).all():
-        raise ValueError("latents hold NaN or Inf; pass standard normal noise")
+    @property
+    def networks(self) -> list[torch.nn.Module]:
+        """The components that have weights."""
+        return [part for part in self.components.values() if isinstance(part, torch.nn.Module)]
 
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, *, dtype: torch.dtype | None = None, **changes: Any) -> Self:
+        """As diffusers': another pipeline around the same components, other options or components given by name.
 
-def show(
-    pipe: SRPipeline, callback: Callback | None, step: int, timestep: Tensor, latents: Tensor, x0: Tensor
-) -> Tensor:
-    """Show one finished step to the caller's callback; return the latents to go on with."""
-    if callback is None:
-        return latents
-    shown = {"latents": latents, "pred_original_sample": x0}
-    return (callback(pipe, step, int(timestep), shown) or shown).get("latents", latents)
+        Unlike diffusers', which casts the shared networks to float32, their dtypes stay unless `dtype` is given.
+        """
+        if cls is SRPipeline:
+            return type(pipeline).from_pipe(pipeline, dtype=dtype, **changes)
+        _, options = cls._get_signature_keys(cls)
+        new = cls(**pipeline.components | {name: pipeline.config[name] for name in options} | changes)
+        return new if dtype is None else new.to(dtype=dtype)
 
+    def enable_cuda_graphs(self, limit: int = 8) -> None:
+        """Record and replay the networks' calls on CUDA devices, `limit` shapes each; see `resdiff.cuda_graphs`."""
+        enable_cuda_graphs(self.networks, limit)
 
-@dataclass(frozen=True)
-class Item:
-    """One result to make: its number, photo and mask (1, h, w)."""
+    def disable_cuda_graphs(self) -> None:
+        """Call the networks directly again, and free what was recorded."""
+        disable_cuda_graphs(self.networks)
 
-    index: int
-    photo: Photo
-    mask: Tensor | None
-
-
-def same_size_batches(items: list[Item]) -> Iterator[list[Item]]:
-    """Yield runs of consecutive items of one size that fit into a batch together."""
-    for (height, width), group in groupby(items, key=lambda item: item.photo.pixels.shape[-2:]):
-        run, limit = list(group), max(1, BATCH_PIXELS // (height * width))
-        yield from (run[start : start + limit] for start in range(0, len(run), limit))
-
-
-def sequential_generator(generator: torch.Generator | Sequence[torch.Generator] | None) -> torch.Generator | None:
-    """Return the one generator of the published order of draws; raise ValueError for several."""
-    if generator is None or isinstance(generator, torch.Generator):
-        return generator
-    raise ValueError('tile="reference" draws from one generator in the published order; pass one, not a list')
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As diffusers, but the files may be read by whom the umask says: safetensors makes them private."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        umask = os.umask(0)
+        os.umask(umask)
+        for file in Path(save_directory).rglob("*.safetensors"):
+            file.chmod(0o666 & ~umask)
 
 
-def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Return the output size: floor(side * scale + 0.5), at least 1."""
-    return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))
+def stacked(images: Sequence[Tensor]) -> Tensor:
+    """Stack images; a single one, which may be large, without a copy."""
+    return images[0][None] if len(images) == 1 else torch.stack(list(images))
 
 
-def output(image: Tensor, photo: Photo, output_type: OutputType) -> Any:
-    """Turn one (3, H, W) in [-1, 1] into what was asked for; alpha is enlarged by bicubic and put back."""
-    if output_type == "pt":
-        return to_tensor(image)
-    if output_type == "np":
-        return to_numpy(image)
-    height, width = image.shape[-2:]
-    alpha = None if photo.alpha is None else bicubic(photo.alpha[None], (height, width), "pil")[0].clamp(0, 1)
-    return to_pil(image, photo, alpha)
+def seeded_noise(seeds: Sequence[int], device: torch.device, first: Tensor | None, boxes: list[Box]) -> Noise:
+    """Return the noise of stacked tiles that depends on seeds and places only."""
+    return StackedNoise([SeededNoise(seeds, device, first, box) for box in boxes])
+
+
+def sequential_noise(generator: torch.Generator | None, device: torch.device, boxes: list[Box]) -> Noise:
+    """Return the noise of stacked tiles in the published order of draws."""
+    return SequentialNoise(generator, device, boxes[0])
+
+
+def cropped(bands: Iterator[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
+    """Yield the first rows and columns of a stream, `size` in all."""
+    left = size[0]
+    for band in bands:
+        if left > 0:
+            yield band[..., :left, : size[1]]
+        left -= band.shape[-2]
+
+
+def used_tile(tiling: Chop | Smooth | None, restore: Restore | Halving, height: int, width: int) -> int | None:
+    """Return the side of the tiles that an image was cut into, None for the whole image."""
+    side = max(height, width)
+    size = side if tiling is None else tiling.size
+    size = min(size, restore.limit) if isinstance(restore, Halving) else size
+    return size if size < side else None
 
 
 def collate(results: list[Any], output_type: OutputType) -> Any:
     """Stack results of one size for "np", "pt" and "latent"; a list otherwise."""
-    if output_type == "pil" or len({tuple(r.shape) for r in results}) > 1:
+    if output_type in ("pil", "picture") or len({tuple(r.shape) for r in results}) > 1:
         return results
     return np.stack(results) if output_type == "np" else torch.stack(results)

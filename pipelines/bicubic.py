@@ -3,8 +3,10 @@
 from torch import Tensor
 
 from resdiff.noise import Noise
-from resdiff.pipelines.base import OnStep, SRPipeline, scaled_size
+from resdiff.pipelines.base import OnStep, SRPipeline
 from resdiff.resize import bicubic
+from resdiff.sizes import scaled_size
+from resdiff.tiling import Smooth
 
 
 class BicubicPipeline(SRPipeline):
@@ -16,6 +18,11 @@ class BicubicPipeline(SRPipeline):
         super().__init__()
         self.register_to_config(scale=scale)
         self.native_scale = scale
+
+    def default_tiling(self, size: int | None = None) -> Smooth:
+        """Tiles whose seams no tap reaches: exact."""
+        halo = 4
+        return Smooth(max(size or 512, 4 * halo), overlap=2 * halo + 1, halo=halo)
 
     def restore(
         self, lq: Tensor, noise: Noise, *, mask: Tensor | None, num_inference_steps: int, on_step: OnStep

@@ -1,22 +1,26 @@
 """From a name, a folder or a published file to a pipeline: what `SRPipeline.from_pretrained` does."""
 
 import difflib
-import json
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from resdiff.checkpoints.io import check_fit, read_shapes
+from resdiff.checkpoints.cache import inside
+from resdiff.checkpoints.fetch import fetch
 from resdiff.checkpoints.known import KNOWN
-from resdiff.checkpoints.resshift import in_cache
+from resdiff.checkpoints.resshift import resolve
+from resdiff.checkpoints.saved import check_component, check_weights, is_component, json_object
 from resdiff.pipelines.base import SRPipeline
 from resdiff.pipelines.bicubic import BicubicPipeline
 from resdiff.pipelines.registry import FAMILIES
 from resdiff.pipelines.resshift import ResShiftPipeline
 
 BUNDLED = "resdiff-small"
+# what diffusers and constructors raise on a description that somebody edited or that is damaged
+REFUSALS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def bundled_folder() -> Path:
@@ -30,6 +34,7 @@ def open_pipeline(
     dtype: torch.dtype = torch.float32,
     known_as: str | None = None,
     vae_file: str | Path | None = None,
+    progress: bool = True,  # of downloads: a bar on stderr
     **kwargs: Any,
 ) -> SRPipeline:
     """Open what `SRPipeline.from_pretrained` was given; raises ValueError in one line when it cannot."""
@@ -42,18 +47,18 @@ def open_pipeline(
         return BicubicPipeline() if name == "bicubic" else open_folder(path, dtype=dtype, **kwargs)
     if kwargs:
         raise ValueError(
-            f"{', '.join(kwargs)}: unknown options; for published files there are dtype, known_as, vae_file"
+            f"{', '.join(kwargs)}: unknown options; for published files there are dtype, known_as, vae_file, progress"
         )
     if path.is_file():
-        extra = [Path(vae_file)] if vae_file is not None else []
-        return ResShiftPipeline.from_published([path, *extra], known_as, dtype)
-    if name in KNOWN:
-        published = in_cache(name)
-        return ResShiftPipeline.from_published([published.unet_file, published.autoencoder_file], name, dtype)
-    names = [BUNDLED, "bicubic", *KNOWN]
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    raise ValueError(f"model {name!r} is no file, folder or known name; {hint}known are {', '.join(names)}")
+        published = resolve([path, *([vae_file] if vae_file is not None else [])], known_as)
+    elif name in KNOWN:
+        if known_as is not None:
+            raise ValueError(f"known_as is {known_as}, but {name} says which model it is; leave known_as out")
+        published = fetch(name, vae_file=vae_file, progress=progress)
+    else:
+        raise ValueError(_unknown(name))
+    files = [published.unet_file, published.autoencoder_file]
+    return ResShiftPipeline.from_published(files, published.known.name, dtype)
 
 
 def open_folder(folder: Path, **kwargs: Any) -> SRPipeline:
@@ -63,23 +68,25 @@ def open_folder(folder: Path, **kwargs: Any) -> SRPipeline:
         raise ValueError(
             f"{folder} holds no model_index.json; pass a folder written by save_pretrained or resdiff convert"
         )
-    try:
-        name = json.loads(index.read_text())["_class_name"]
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{index} is not a pipeline description ({type(error).__name__}); write the folder again"
-        ) from None
-    if name not in FAMILIES:
+    description = json_object(index)
+    name = description.get("_class_name")
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ValueError(f"{folder} was saved by {name}, which is none of {', '.join(FAMILIES)}")
-    pipe = FAMILIES[name].from_pretrained(folder, **kwargs)
-    check_weights({name: part for name, part in pipe.components.items() if name not in kwargs}, folder)
+    parts = [part for part, of in description.items() if is_component(of) and part not in kwargs]
+    for part in parts:
+        check_component(inside(folder, part))
+    try:
+        pipe = FAMILIES[name].from_pretrained(folder, **kwargs)
+    except REFUSALS as error:  # diffusers' own, often of several lines
+        raise ValueError(f"{folder} cannot be opened: {' '.join(str(error).split())}") from error
+    check_weights({part: pipe.components[part] for part in parts if part in pipe.components}, folder)
     return pipe
 
 
-def check_weights(components: dict[str, Any], folder: Path) -> None:
-    """Raise CheckpointError unless each network's files in `folder` hold exactly its tensors: diffusers only warns."""
-    for name, part in components.items():
-        if not isinstance(part, torch.nn.Module):
-            continue
-        files = sorted(file for suffix in ("safetensors", "bin") for file in (folder / name).glob(f"*.{suffix}"))
-        check_fit(part, {key: x for file in files for key, x in read_shapes(file).items()}, source=folder / name)
+def _unknown(name: str) -> str:
+    names = [BUNDLED, "bicubic", *KNOWN]
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not hint:
+        hint = f"of the Hugging Face hub, download it first: hf download {name} --local-dir FOLDER, and give FOLDER; "
+    return f"model {name!r} is no file, folder or known name; {hint}known are {', '.join(names)}"

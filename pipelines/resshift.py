@@ -14,9 +14,10 @@ from resdiff.models.pixel_unet import PixelUNet
 from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
 from resdiff.noise import Noise
-from resdiff.pipelines.base import OnStep, SRPipeline, scaled_size
+from resdiff.pipelines.base import OnStep, SRPipeline
 from resdiff.resize import BicubicKernel, bicubic
 from resdiff.schedulers.resshift import ResShiftScheduler
+from resdiff.sizes import scaled_size
 from resdiff.tiling import Smooth
 
 
@@ -42,8 +43,11 @@ class ResShiftPipeline(SRPipeline):
             raise ValueError(
                 f"upsampling={upsampling!r} is unknown; choose one of {', '.join(get_args(BicubicKernel))}"
             )
-        if num_inference_steps is not None and not 1 <= num_inference_steps <= len(scheduler):
-            raise ValueError(f"num_inference_steps={num_inference_steps} must lie between 1 and {len(scheduler)}")
+        for name, count in (("scale", scale), ("padding_multiple", padding_multiple), ("tile_size", tile_size)):
+            if type(count) is not int or count < 1:  # True is an int as well
+                raise ValueError(f"{name}={count!r} must be a whole number, at least 1")
+        if num_inference_steps is not None and num_inference_steps not in range(1, len(scheduler) + 1):
+            raise ValueError(f"num_inference_steps={num_inference_steps!r} must lie between 1 and {len(scheduler)}")
         for network in (unet, vae):
             if network is not None and network.dtype != torch.float32:  # in float32 it gains nothing and rounds more
                 network.to(memory_format=torch.channels_last)
@@ -95,6 +99,22 @@ class ResShiftPipeline(SRPipeline):
         size = max(multiple, (size or self.config.tile_size) // multiple * multiple)
         return Smooth(size, overlap=size // 8)
 
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Peak of the widest layers, of which about eight tensors live at once (measured), and of the images."""
+        if self.vae is None:
+            layers = self.unet.config.channels[0] * self.unet.dtype.itemsize
+        else:
+            layers = self.vae.config.ch * self.native_scale**2 * self.vae.dtype.itemsize
+        return 8 * layers + super().bytes_per_pixel
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Return (C, H, W) of the latents for an LR image of this size; see `SRPipeline.latent_shape`."""
+        channels, *sides = super().latent_shape(height, width)
+        if self.vae is None:
+            return channels, sides[0], sides[1]
+        return self.vae.config.embed_dim, sides[0] // self.vae.factor, sides[1] // self.vae.factor
+
     def upsample(self, lq: Tensor) -> Tensor:
         """Return y's image: `lq` (B, 3, h, w) enlarged by the native scale, not clamped."""
         if self.native_scale == 1:
@@ -114,8 +134,8 @@ class ResShiftPipeline(SRPipeline):
     ) -> Tensor:
         """Algorithm 2 of ResShift: from y plus noise down to x_0; see `SRPipeline.restore`.
 
-        The schedule's arithmetic is float32 whatever the networks' dtype. Noise is drawn at the last step as well,
-        where it is not used: the reference does, and the next tile's draws follow.
+        The schedule's arithmetic is float32 whatever the networks' dtype. The last step uses no noise; where draws are
+        in order it is drawn all the same: the reference does, and the next tile's draws follow.
         """
         y = self.encode(self.upsample(lq))
         self.scheduler.set_timesteps(num_inference_steps, device=y.device)
@@ -123,11 +143,17 @@ class ResShiftPipeline(SRPipeline):
         if mask is not None:
             conditions["mask"] = (2 * mask - 1).to(self.unet.dtype)
 
-        x_t = self.scheduler.prior_sample(y, noise(0, y.shape))
+        embeddings = self.unet.embed(self.scheduler.timesteps, self.unet.dtype)  # (steps, E), once for all
+        x_t, x0 = self.scheduler.prior_sample(y, noise(0, y.shape)), y
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            if self.interrupt:  # what is half noise is of no use: the last prediction is
+                return x0
             model_input = self.scheduler.scale_model_input(x_t, t).to(self.unet.dtype)
-            model_output = self.unet(model_input, t.expand(len(x_t)), **conditions).float()
-            step_noise = None if self.scheduler.config.deterministic else noise(i + 1, x_t.shape)
+            embedding = embeddings[i : i + 1]
+            model_output = self.unet(model_input, t.expand(len(x_t)), embedding=embedding, **conditions).float()
+            unused = self.scheduler.config.deterministic or (i == num_inference_steps - 1 and not noise.in_order)
+            step_noise = y if unused else noise(i + 1, x_t.shape)
             step = self.scheduler.step(model_output, t, x_t, y=y, noise=step_noise)
-            x_t = on_step(i, t, step.prev_sample, step.pred_original_sample)
+            x0 = step.pred_original_sample
+            x_t = on_step(i, t, step.prev_sample, x0)
         return x_t

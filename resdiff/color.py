@@ -17,6 +17,7 @@ ColorFix = Literal["none", "adain", "wavelet", "luma"]
 
 ADAIN_EPS = 1e-5  # added to the variance, in the units of the images: weighs 4x more on [0, 1] than on [-1, 1]
 WAVELET_LEVELS = 5
+WAVELET_HALO = 2**WAVELET_LEVELS - 1  # px around a pixel that `wavelet` looks at
 
 # BT.601 weights of R, G, B in the luma
 LUMA_RED, LUMA_GREEN, LUMA_BLUE = 0.299, 0.587, 0.114
@@ -143,6 +144,28 @@ def _at_least_float32(x: Tensor) -> Tensor:
 def _mean_std(x: Tensor) -> tuple[Tensor, Tensor]:
     var, mean = torch.var_mean(x, dim=(-2, -1), keepdim=True)  # (B, C, 1, 1)
     return mean, (var + ADAIN_EPS).sqrt()
+
+
+class Moments:
+    """Mean and standard deviation of an image that comes in parts, as `adain` uses them."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum = self._squares = torch.zeros(())
+
+    def add(self, part: Tensor) -> Tensor:
+        """Count `part`, (B, C, rows, W), in; returns it."""
+        exact = part.double()
+        self._count += part[0, 0].numel()
+        self._sum = self._sum.to(exact) + exact.sum(dim=(-2, -1), keepdim=True)
+        self._squares = self._squares.to(exact) + exact.square().sum(dim=(-2, -1), keepdim=True)
+        return part
+
+    def mean_std(self) -> tuple[Tensor, Tensor]:
+        """Return both, (B, C, 1, 1), float32. Of a single pixel the variance is 0."""
+        mean = self._sum / self._count
+        variance = (self._squares - self._count * mean.square()).clamp(min=0) / max(1, self._count - 1)
+        return mean.float(), (variance + ADAIN_EPS).sqrt().float()
 
 
 def _blur(x: Tensor, radius: int) -> Tensor:

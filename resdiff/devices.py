@@ -5,6 +5,8 @@ see eval/RESULTS.md); with that of Intel's it is a little slower, without either
 slower still, and refused.
 """
 
+import os
+import shutil
 from typing import Any
 
 import torch
@@ -84,3 +86,9 @@ def _cpu_has_fast_bfloat16() -> bool:
     amx = capabilities.get("amx_tile") and capabilities.get("amx_bf16")
     zen = capabilities.get("avx512_bf16") and "AMD" in str(capabilities.get("cpu_name", ""))
     return bool(amx or zen)
+
+
+def find_cpp_compiler() -> str | None:
+    """Return the path of the C++ compiler that torch.compile would use for CPUs ($CXX first), None where there is none."""
+    names = filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++"))
+    return next((found for name in names if (found := shutil.which(name))), None)

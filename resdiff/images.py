@@ -6,47 +6,47 @@ transparency split off, and what a file says beside its pixels (EXIF, ICC profil
 `VaeImageProcessor`, nothing is resized and a value out of range is an error, not a change of range.
 """
 
-import contextlib
 import math
 import os
-import struct
-import uuid
-import warnings
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
-from resdiff.color import luma
-from resdiff.formats import check_transparency, format_of
+from resdiff.files.deep_images import DeepImage, read_deep, tiff_info
+from resdiff.files.formats import printable
+from resdiff.files.reading import (
+    COPY_AGAIN,
+    DAMAGE,
+    EXIF_HEADER,
+    RefusedImage,
+    first_line,
+    frame_count,
+    open_image,
+    opened,
+    warn_of_frames,
+)
 
 FLOAT_TOLERANCE = 1e-3 + 1e-6  # overshoot of [0, 1] that is clamped: half precision, resampling (and float32 of 1.001)
 
-# what Pillow's decoders raise on damaged files
-DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-COPY_AGAIN = "copy it again, or save it as PNG or JPEG"
-EXIF_HEADER = b"Exif\0\0"
 GREY_MODES = {"1", "L", "LA", "La"}
 RGB_PROFILE_MODES = GREY_MODES | {"RGB", "RGBA", "RGBa", "P", "PA", "I;16", "I;16B", "I;16L"}
+
+# EXIF orientation -> what turns an array (h, w, C) upright
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +57,7 @@ class Photo:
     alpha: Tensor | None = None  # (1, h, w) float32 in [0, 1]; None: opaque
     grey: bool = False  # one channel in the source: the output will have one as well
     metadata: dict[str, Any] = field(default_factory=dict)  # exif (bytes), icc_profile (bytes), dpi (x, y)
+    bits: int = 8  # per channel in the source, 8 or 16: the output will have as many
 
 
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor | Photo
@@ -68,7 +69,7 @@ def read_photos(lr: ImageLike | Sequence[ImageLike], name: str = "lr") -> list[P
     Args:
         lr: path, PIL image, numpy HW / HWC / NHWC, tensor HW / CHW / NCHW, an already read `Photo`, or a list or tuple
             of these. Arrays have 1, 3 or 4 channels (the fourth is alpha); uint8, uint16, bool or floats in [0, 1].
-            Of an animation or a multi-page file, the first frame is read.
+            Of an animation or a multi-page file, the first frame is read, and a warning says so.
         name: of the argument, for messages.
 
     Returns:
@@ -76,7 +77,7 @@ def read_photos(lr: ImageLike | Sequence[ImageLike], name: str = "lr") -> list[P
 
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: a file is empty, damaged, too large or no image; an array has a wrong shape, type or range, holds
+        ValueError: a file is empty, damaged, too large, no image, or changes meanwhile; an array has a wrong shape, type or range, holds
             NaN or Inf, or no pixel; `lr` is an empty list or of another type. One line each.
     """
     if not isinstance(lr, (list, tuple)):
@@ -103,45 +104,55 @@ def _read(item: object, name: str) -> list[Photo]:
 
 
 def _from_file(path: Path) -> Photo:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; check the name")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; pass an image file")
+    name = printable(path)
+    with opened(path) as file:
+        try:
+            deep = read_deep(file, name)
+        except RefusedImage:
+            raise
+        except DAMAGE as error:
+            raise ValueError(f"{name} cannot be read: {first_line(error)}; {COPY_AGAIN}") from error
+        if deep is not None:
+            photo = _from_deep(deep, name)
+            warn_of_frames(deep.frames, name)
+            return photo
+        with open_image(file, name) as image:
+            photo = _from_pil(image, name)
+            warn_of_frames(frame_count(image), name)
+            if image.format == "TIFF":
+                photo = replace(photo, metadata=_tiff_metadata(file, image.mode))
+        return photo
+
+
+def _from_deep(deep: DeepImage, name: str) -> Photo:
+    stand_in = Image.new("L", (1, 1))  # Pillow knows the places where the orientation may be noted, and removes it
+    stand_in.info.update(deep.info)
     try:
-        # only the warning's text is kept back: the same limit is checked below, and raises
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
-    except Image.UnidentifiedImageError as error:
-        found = "is empty" if path.stat().st_size == 0 else "is not an image that can be read"
-        raise ValueError(f"{path} {found}; {COPY_AGAIN}") from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: {error}") from error
-    except DAMAGE as error:
-        raise ValueError(f"{path} cannot be read: {_first_line(error)}; {COPY_AGAIN}") from error
-    with image:
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
-            raise ValueError(
-                f"{path} is {image.width}x{image.height}, above the limit of {limit} pixels; "
-                "if the file is to be trusted, raise PIL.Image.MAX_IMAGE_PIXELS"
-            )
-        return _from_pil(image, str(path))
+        orientation = stand_in.getexif().get(ExifTags.Base.Orientation, 1)
+    except DAMAGE:
+        orientation = 1
+    metadata = _metadata(_upright(stand_in), "RGB")
+    values = np.ascontiguousarray(UPRIGHT.get(orientation, np.asarray)(deep.values))
+    return _photo(_unit(torch.from_numpy(values).movedim(-1, 0), name), metadata, bits=16)
+
+
+def _tiff_metadata(file: BinaryIO, mode: str) -> dict[str, Any]:
+    stand_in = Image.new("L", (1, 1))
+    stand_in.info.update(tiff_info(file))
+    return _metadata(_upright(stand_in), mode)
 
 
 def _from_pil(image: Image.Image, name: str) -> Photo:
     if min(image.size) < 1:
         raise ValueError(f"{name} is {image.width}x{image.height}: it has no pixels; pass at least 1x1")
-    reduced = any(";16" in str(tile.args) for tile in getattr(image, "tile", []))  # 16-bit RGB, which Pillow cuts to 8
     try:
         image.load()
         upright = _upright(image)
-        values = _channels(upright)
+        values = samples_of(upright)
     except DAMAGE as error:
-        raise ValueError(f"{name} cannot be read: {_first_line(error)}; {COPY_AGAIN}") from error
-    if reduced and values.dtype == np.uint8:
-        _warn_16_bit()
-    return _photo(_unit(torch.from_numpy(values).movedim(-1, 0), name), _metadata(upright, image.mode))
+        raise ValueError(f"{name} cannot be read: {first_line(error)}; {COPY_AGAIN}") from error
+    bits = 8 if values.dtype == np.uint8 else 16
+    return _photo(_unit(torch.from_numpy(values).movedim(-1, 0), name), _metadata(upright, image.mode), bits)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -174,8 +185,11 @@ def _metadata(image: Image.Image, mode: str) -> dict[str, Any]:
     return metadata
 
 
-def _channels(image: Image.Image) -> np.ndarray:
-    """Return the pixels (h, w, C) of a PIL image: C = 1, 2 (grey + alpha), 3 or 4, uint8, uint16 or float32."""
+def samples_of(image: Image.Image) -> np.ndarray:
+    """Return the pixels (h, w, C) of a PIL image: C = 1, 2 (grey + alpha), 3 or 4, uint8, uint16 or float32.
+
+    Raises ValueError for 32-bit integers beyond 16 bits.
+    """
     if image.mode.startswith("I"):
         values = np.array(image)
         if values.min() < 0 or values.max() > 65535:
@@ -183,6 +197,11 @@ def _channels(image: Image.Image) -> np.ndarray:
         return values.astype(np.uint16)[..., None]
     if image.mode == "F":
         return np.array(image)[..., None]
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.ImageCmsTransform(
+            ImageCms.ImageCmsProfile(lab), ImageCms.ImageCmsProfile(srgb), "LAB", "RGB"
+        ).apply(image)
     if image.mode in GREY_MODES:
         image = image.convert("LA" if image.has_transparency_data else "L")
     else:
@@ -213,7 +232,8 @@ def _from_tensor(x: Tensor, name: str) -> list[Photo]:
         raise ValueError(f"{name} is of shape {tuple(x.shape)}: it has no pixels; pass at least 1x1")
     x = x.detach().cpu()
     batch = x.reshape(-1, x.shape[-3] if x.ndim > 2 else 1, *x.shape[-2:])
-    return [_photo(_unit(image, name), {}) for image in batch]
+    bits = 16 if x.dtype == torch.uint16 else 8
+    return [_photo(_unit(image, name), {}, bits) for image in batch]
 
 
 def _unit(x: Tensor, name: str) -> Tensor:
@@ -223,7 +243,6 @@ def _unit(x: Tensor, name: str) -> Tensor:
     if x.dtype == torch.bool:
         return x.float()
     if x.dtype == torch.uint16:
-        _warn_16_bit()
         return x.float() / 65535
     if not x.is_floating_point():
         raise ValueError(f"{name} is of {x.dtype}; pass uint8, or floats in [0, 1]")
@@ -237,21 +256,12 @@ def _unit(x: Tensor, name: str) -> Tensor:
     return x.clamp(0, 1)
 
 
-def _photo(x: Tensor, metadata: dict[str, Any]) -> Photo:
+def _photo(x: Tensor, metadata: dict[str, Any], bits: int) -> Photo:
     """Split `x`, (C, h, w) in [0, 1] with C = 1, 2 (grey + alpha), 3 or 4, into a `Photo`."""
     channels = x.shape[0]
     colour = x[:3] if channels >= 3 else x[:1].expand(3, -1, -1)
     alpha = x[-1:].clone() if channels in (2, 4) else None
-    return Photo(pixels=colour * 2 - 1, alpha=alpha, grey=channels < 3, metadata=metadata)
-
-
-def _warn_16_bit() -> None:
-    # constant text and place: Python shows it once, not once per image
-    warnings.warn("16-bit images are read, but the result has 8 bits per channel", UserWarning, stacklevel=2)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return Photo(pixels=colour * 2 - 1, alpha=alpha, grey=channels < 3, metadata=metadata, bits=bits)
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -264,64 +274,6 @@ def to_uint8(x: Tensor) -> Tensor:
     return (x.float() * 0.5 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
-def to_pil(pixels: Tensor, photo: Photo, alpha: Tensor | None = None) -> Image.Image:
-    """Make a PIL image: L or RGB as `photo` was, with alpha LA or RGBA; the metadata goes to its `info`.
-
-    Args:
-        pixels: (3, H, W) in [-1, 1]. Of a grey photo, the luma (BT.601) is taken.
-        photo: the input this is the result of.
-        alpha: (1, H, W) in [0, 1], or None for an opaque image.
-    """
-    if photo.grey:
-        pixels = luma(pixels.float())
-    planes = [to_uint8(pixels)] + ([] if alpha is None else [to_uint8(alpha.to(pixels.device) * 2 - 1)])
-    values = torch.cat(planes).movedim(0, -1).cpu().contiguous().numpy()  # (H, W, C)
-    image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
-    image.info.update(photo.metadata)
-    return image
-
-
-def to_tensor(pixels: Tensor, alpha: Tensor | None = None) -> Tensor:
-    """Map (3, H, W) in [-1, 1] to float32 (3, H, W) in [0, 1], or (4, H, W) with `alpha`, (1, H, W) in [0, 1]."""
-    x = (pixels.float() * 0.5 + 0.5).clamp(0, 1)
-    return x if alpha is None else torch.cat([x, alpha.to(x)])
-
-
-def to_numpy(pixels: Tensor, alpha: Tensor | None = None) -> np.ndarray:
-    """As `to_tensor`, but (H, W, 3 or 4) in numpy."""
-    return to_tensor(pixels, alpha).movedim(0, -1).cpu().contiguous().numpy()
-
-
-def save_image(image: Image.Image, path: str | os.PathLike[str], *, quality: int = 95, compress_level: int = 1) -> None:
-    """Write `image` whole or not at all: to a temporary name beside `path`, which is then renamed.
-
-    EXIF, ICC profile and DPI are taken from `image.info`.
-
-    Args:
-        path: its suffix names the format, see `resdiff.formats.FORMATS`.
-        quality: 1 to 100, of JPEG, WebP and AVIF.
-        compress_level: 0 to 9, of PNG. 1 is four times faster than zlib's default, and the files are little larger.
-
-    Raises:
-        ValueError: unknown suffix, or a transparent image for a format without transparency.
-        OSError: the folder does not exist, is full or not writable.
-    """
-    path = Path(path)
-    format_name = format_of(path)
-    check_transparency(path, image.has_transparency_data)
-    options: dict[str, Any] = {key: image.info[key] for key in ("exif", "icc_profile", "dpi") if image.info.get(key)}
-    if format_name == "PNG":
-        options["compress_level"] = compress_level
-    elif format_name not in ("TIFF", "BMP"):  # TIFF stays uncompressed: libtiff, which compresses, cannot write EXIF
-        options["quality"] = quality
-    if format_name == "JPEG":
-        options["subsampling"] = "4:4:4"  # anything else halves the colour resolution just gained
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            image.save(file, format=format_name, **options)
-        os.replace(temporary, path)
-    except BaseException:  # KeyboardInterrupt too must leave nothing behind
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+def to_tensor(pixels: Tensor) -> Tensor:
+    """Map [-1, 1], clamped, to float32 in [0, 1]."""
+    return (pixels.float() * 0.5 + 0.5).clamp(0, 1)

@@ -9,7 +9,7 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ CELL = 64  # side of a noise cell in LR pixels
 
 class Noise(Protocol):
     """Standard normal float32 of `shape` (B, C, h, w) for the `draw`-th use: 0 starts the chain, 1.. are its steps."""
+
+    in_order: ClassVar[bool]  # whether later draws depend on this one having been made
 
     def __call__(self, draw: int, shape: torch.Size) -> Tensor: ...
 
@@ -56,6 +58,8 @@ class SeededNoise:
     the canvas-sized noise a caller passed as `latents` (B, C, H, W).
     """
 
+    in_order: ClassVar[bool] = False
+
     seeds: Sequence[int]
     device: torch.device
     first: Tensor | None
@@ -86,8 +90,23 @@ class SeededNoise:
 
 
 @dataclass(frozen=True)
+class StackedNoise:
+    """Noise of several tiles that run together, stacked tile-major."""
+
+    in_order: ClassVar[bool] = False
+
+    parts: Sequence[SeededNoise]  # one per tile
+
+    def __call__(self, draw: int, shape: torch.Size) -> Tensor:
+        one = torch.Size([shape[0] // len(self.parts), *shape[1:]])
+        return torch.cat([part(draw, one) for part in self.parts])
+
+
+@dataclass(frozen=True)
 class SequentialNoise:
     """Noise in order of use from one generator on the device: the order of the published inference scripts."""
+
+    in_order: ClassVar[bool] = True
 
     generator: torch.Generator | None
     device: torch.device

@@ -59,6 +59,38 @@ def bicubic(x: Tensor, size: tuple[int, int], kernel: BicubicKernel) -> Tensor:
     return y.to(x.dtype)
 
 
+def row_support(length: int, out_length: int, start: int, stop: int) -> tuple[int, int]:
+    """Return the first and last (exclusive) row of `length` that output rows `start` to `stop` of `out_length` need."""
+    indices, weights = _dropped_taps(length, out_length)
+    used = indices[start:stop][weights[start:stop] != 0]
+    return int(used.min()), int(used.max()) + 1
+
+
+def bicubic_rows(
+    x: Tensor,  # (B, C, rows, W): rows `top` to `top + rows` of an image of `height` rows
+    size: tuple[int, int],  # of the whole output
+    start: int,  # output rows wanted
+    stop: int,
+    top: int,
+    height: int,
+) -> Tensor:
+    """Return rows `start` to `stop` of ``bicubic(image, size, "pil")``, (B, C, stop - start, size[1]), from a part of it.
+
+    `x` must hold the rows of `row_support`. float32, or float64 where x is.
+    """
+    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    if x.shape[-1] != size[1]:
+        x = F.interpolate(x, (x.shape[-2], size[1]), mode="bicubic", align_corners=False, antialias=True)
+    if height == size[0]:
+        return x[..., start - top : stop - top, :]
+    indices, weights = (torch.from_numpy(table[start:stop].T.copy()) for table in _dropped_taps(height, size[0]))
+    indices = (indices - top).clamp(0, x.shape[-2] - 1)  # taps of weight 0 may point outside
+    out = torch.zeros((), dtype=x.dtype, device=x.device)
+    for index, weight in zip(indices.to(x.device), weights.to(x.device, x.dtype), strict=True):
+        out = torch.addcmul(out, x.index_select(-2, index), weight[:, None])
+    return out
+
+
 def matlab_legacy(image: Image8, scale: float) -> Image8:
     """Resize as MATLAB's old ``imresize(uint8, scale, 'bicubic')``: a = -0.5, stretched when shrinking, borders clamped.
 
@@ -144,6 +176,14 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+@lru_cache(maxsize=16)
+def _dropped_taps(length: int, out_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(out_length, P) indices and float64 weights; samples beyond the edge are dropped and the rest renormalised."""
+    indices, weights = cubic_taps(length, out_length, out_length / length)
+    weights = np.where((indices >= 0) & (indices < length), weights, 0.0)
+    return indices, weights / weights.sum(axis=1, keepdims=True)
 
 
 @lru_cache(maxsize=64)

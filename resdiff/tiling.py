@@ -6,12 +6,14 @@ network's receptive field the result is exactly the untiled one.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
 PUBLISHED_STRIDES = {512: 448, 256: 224, 64: 48}
+BAND_ROWS = 128  # output rows that `tiled_bands` hands over at once
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class Box:
     left: int
     height: int
     width: int
+
+    def within(self, outer: "Box") -> "Box":
+        """Return this rectangle, given relative to `outer`, relative to what `outer` is relative to."""
+        return replace(self, top=self.top + outer.top, left=self.left + outer.left)
 
     def crop(self, x: Tensor, scale: int = 1) -> Tensor:
         """Return this rectangle of x (..., H, W), a canvas `scale` times as large."""
@@ -104,20 +110,38 @@ def tiled(
 
     `fn` gets `len(boxes) * B` images and returns as many, each side `scale` times as long.
     """
+    return torch.cat(list(tiled_bands(fn, x, tiling, scale, tile_batch)), dim=-2)
+
+
+def tiled_bands(
+    fn: Callable[[Tensor, list[Box]], Tensor], x: Tensor, tiling: Chop | Smooth, scale: int = 1, tile_batch: int = 1
+) -> Iterator[Tensor]:
+    """As `tiled`, but yield the result from top to bottom in bands of full width, as soon as each is finished.
+
+    Of the result, no more is held at a time than the rows that one call of `fn` touches. Raises ValueError when x has no pixel.
+    """
     height, width = x.shape[-2:]
-    weights = x.new_zeros(height * scale, width * scale, dtype=torch.float32)
-    total: Tensor | None = None  # made when the first result tells its channels
-    for group in grouped(boxes(height, width, tiling.size, tiling.step), tile_batch):
-        results = fn(torch.cat([box.crop(x) for box in group]), group)
-        if total is None:
-            total = results.new_zeros(len(x), results.shape[1], height * scale, width * scale)
-        for box, result in zip(group, results.split(len(x)), strict=True):
-            weight = window(box, tiling, height, width, scale).to(result)
-            box.crop(total, scale).add_(result * weight)
-            box.crop(weights, scale).add_(weight)
-    if total is None:
+    if min(height, width) < 1:
         raise ValueError(f"x of shape {tuple(x.shape)} has no pixel to tile")
-    return total / weights
+    across, down = shares(width, tiling, scale), shares(height, tiling, scale)
+    groups = list(grouped(boxes(height, width, tiling.size, tiling.step), tile_batch))
+    reach = max(group[-1].top + group[-1].height - group[0].top for group in groups)  # rows that one group may touch
+    sums: Tensor | None = None  # of these rows, from `top` on; made when the first result tells its channels
+    for group, following in zip_longest(groups, groups[1:]):
+        top, bottom = group[0].top, following[0].top if following else height  # what lies between is then finished
+        results = fn(torch.cat([box.crop(x) for box in group]), group)
+        if sums is None:
+            sums = results.new_zeros(len(x), results.shape[1], reach * scale, width * scale)
+        for box, result in zip(group, results.split(len(x)), strict=True):
+            weight = (down[box.top][:, None] * across[box.left]).to(result)
+            replace(box, top=box.top - top).crop(sums, scale).add_(result * weight)
+        finished = (bottom - top) * scale
+        for start in range(0, finished, BAND_ROWS):
+            yield sums[..., start : min(start + BAND_ROWS, finished), :].clone()
+        if finished:
+            begun = sums[..., finished:, :].clone()
+            sums[..., : begun.shape[-2], :] = begun
+            sums[..., begun.shape[-2] :, :] = 0
 
 
 def grouped(items: list[Box], size: int) -> Iterator[list[Box]]:
@@ -126,13 +150,23 @@ def grouped(items: list[Box], size: int) -> Iterator[list[Box]]:
         yield items[start : start + size]
 
 
-def window(box: Box, tiling: Chop | Smooth, height: int, width: int, scale: int) -> Tensor:
-    """Return the weight of each output pixel of a tile, (h scale, w scale), float32."""
-    if isinstance(tiling, Chop):
-        return torch.ones(box.height * scale, box.width * scale)
-    rows = ramp(box.height * scale, box.top > 0, box.top + box.height < height, tiling, scale)
-    columns = ramp(box.width * scale, box.left > 0, box.left + box.width < width, tiling, scale)
-    return rows[:, None] * columns
+def shares(length: int, tiling: Chop | Smooth, scale: int) -> dict[int, Tensor]:
+    """Return, for the start of each tile along one side, the share of each of its output pixels in the result.
+
+    float32 (tile scale,); the shares of all tiles that cover a pixel sum to 1. The weight of a tile's pixel is the
+    product of its shares along both sides.
+    """
+    size = min(tiling.size, length)
+    weights = {
+        start: torch.ones(size * scale)
+        if isinstance(tiling, Chop)
+        else ramp(size * scale, start > 0, start + size < length, tiling, scale)
+        for start in starts(length, tiling.size, tiling.step)
+    }
+    total = torch.zeros(length * scale)
+    for start, weight in weights.items():
+        total[start * scale : (start + size) * scale] += weight
+    return {start: weight / total[start * scale : (start + size) * scale] for start, weight in weights.items()}
 
 
 def ramp(length: int, before: bool, after: bool, tiling: Smooth, scale: int) -> Tensor:

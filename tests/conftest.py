@@ -1,5 +1,12 @@
 """Settings of the whole suite."""
 
+import os
+import tempfile
+
+# before anything of the hub is imported: the suite needs no network and leaves the user's cache alone
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["RESDIFF_CACHE"] = tempfile.mkdtemp(prefix="resdiff-tests-")
+
 import pytest
 import torch
 

@@ -9,16 +9,37 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MAPPED = {"pipelines": "pipelines", "train": "train", "eval": "eval"}
 
-FIRST_ROW = {"images", "formats", "resize", "color", "tiling", "attention", "noise", "devices"}
+FIRST_ROW = {
+    "attention",
+    "bands",
+    "canvas",
+    "color",
+    "cuda_graphs",
+    "devices",
+    "files",
+    "images",
+    "memory",
+    "noise",
+    "pictures",
+    "resize",
+    "sizes",
+    "tiling",
+}
 ALLOWED = {
     "attention": set(),
-    "tiling": set(),
-    "resize": set(),
-    "devices": set(),
-    "images": {"resize", "color", "formats"},
-    "formats": set(),
+    "bands": {"resize"},
+    "canvas": set(),
     "color": {"resize"},
+    "cuda_graphs": set(),
+    "devices": set(),
+    "files": set(),
+    "images": {"files"},
+    "memory": set(),
     "noise": {"tiling"},
+    "pictures": {"files", "images"},
+    "resize": set(),
+    "sizes": set(),
+    "tiling": set(),
     "diffusion": set(),
     "schedulers": {"diffusion"},
     "models": {"attention"},
@@ -28,13 +49,22 @@ ALLOWED = {
     "metrics": FIRST_ROW | {"models"},
     "pipelines": FIRST_ROW | {"diffusion", "schedulers", "models", "checkpoints"},
     "train": FIRST_ROW | {"diffusion", "schedulers", "models", "checkpoints", "pipelines", "data", "losses", "metrics"},
-    "eval": FIRST_ROW
-    | {"diffusion", "schedulers", "models", "checkpoints", "pipelines", "data", "losses", "metrics", "train"},
-    "jobs": {"formats"},
-    "batch": FIRST_ROW | {"jobs", "pipelines", "checkpoints"},
+    "runs": FIRST_ROW | {"pipelines"},
 }
-ROOF = {"cli", "__init__", "__main__"}
-LIGHT = ("resdiff/__init__.py", "resdiff/cli.py", "resdiff/batch.py", "resdiff/jobs.py", "resdiff/checkpoints/known.py")
+ALLOWED["eval"] = ALLOWED["train"] | {"train", "runs"}
+ROOF = {"cli", "commands", "__init__", "__main__"}
+LIGHT_MODULES = (
+    "__init__ cli sizes files/formats files/headers checkpoints/known checkpoints/cache checkpoints/download "
+    "checkpoints/records"
+)
+LIGHT = (
+    *(f"resdiff/{name}.py" for name in LIGHT_MODULES.split()),
+    *(
+        f"resdiff/{folder}/{path.name}"
+        for folder in ("commands", "runs")
+        for path in sorted((ROOT / "resdiff" / folder).glob("*.py"))
+    ),
+)
 HEAVY = {"torch", "numpy", "PIL", "diffusers", "transformers", "accelerate", "open_clip", "lpips", "xformers"}
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from resdiff.noise import SeededNoise, SequentialNoise, seeds_from
+from resdiff.noise import SeededNoise, SequentialNoise, StackedNoise, seeds_from
 from resdiff.tiling import Box
 
 CPU = torch.device("cpu")
@@ -65,3 +65,14 @@ def test_sequential_noise_is_the_generators_own_order() -> None:
     draws = [noise(0, torch.Size((1, 3, 8, 8))), noise(1, torch.Size((1, 3, 8, 8)))]
     g = torch.Generator().manual_seed(4)
     assert all(torch.equal(d, torch.randn(1, 3, 8, 8, generator=g)) for d in draws)
+
+
+def test_stacked_tiles_have_the_noise_that_each_has_alone() -> None:
+    parts = [SeededNoise([1, 2], CPU, None, Box(0, left, 16, 16)) for left in (0, 40, 8)]
+    stacked = StackedNoise(parts)(1, torch.Size((6, 3, 32, 32)))
+    alone = torch.cat([part(1, torch.Size((2, 3, 32, 32))) for part in parts])
+    assert torch.equal(stacked, alone)
+
+
+def test_only_draws_in_order_need_every_draw() -> None:
+    assert SequentialNoise.in_order and not SeededNoise.in_order and not StackedNoise.in_order

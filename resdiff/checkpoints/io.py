@@ -8,6 +8,7 @@ loaders this one never runs code from a pickle and accounts for every key.
 import pickle
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 WRAPPERS = ("params_ema", "ema", "model_ema", "state_dict", "model_state_dict", "params", "model")
 # nn.DataParallel and torch.compile put these in front of every name, in either order.
 PREFIXES = ("module.", "_orig_mod.")
+NESTED = 8  # wrappers within one another that are entered
 SHOWN = 3  # names per kind of mismatch in a message
 
 
@@ -50,23 +52,42 @@ def read_shapes(path: str | Path) -> dict[str, Tensor]:
     return {key: tensor.to("meta") for key, tensor in read_state_dict(path).items()}
 
 
-def peel(content: object) -> dict[str, Tensor]:
+def check_sums(path: str | Path) -> None:
+    """Raise CheckpointError if parts of a file of `torch.save` contradict its checksums, which torch.load ignores.
+
+    Reads the whole file. Other formats, and that from before torch 1.6, have no checksums and are not looked at.
+    """
+    path = _checked(path)
+    if not _is_zip(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError) as error:
+        raise _damaged(path) from error
+    if bad is not None:
+        raise _damaged(path)
+
+
+def peel(content: object, depth: int = NESTED) -> dict[str, Tensor]:
     """Return the tensors of a loaded checkpoint under their bare names; {} if there are none.
 
-    Dicts under the names in `WRAPPERS` are entered, other entries that are not tensors are dropped, and a prefix in
-    `PREFIXES` is stripped when every name has it.
+    Dicts under the names in `WRAPPERS` are entered, `depth` at most within one another, other entries that are not
+    plain (strided) tensors are dropped, and a prefix in `PREFIXES` is stripped when every name has it.
     """
-    if not isinstance(content, Mapping):
+    if not isinstance(content, Mapping) or depth < 0:
         return {}
     for wrapper in WRAPPERS:
-        if inner := peel(content.get(wrapper)):
+        if inner := peel(content.get(wrapper), depth - 1):
             return inner
-    state = {
-        key: value.detach() for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)
-    }
+    state = {key: value.detach() for key, value in content.items() if isinstance(key, str) and _is_plain(value)}
     while prefix := next((p for p in PREFIXES if state and all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
     return state
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided
 
 
 def load_strictly(
@@ -79,9 +100,14 @@ def load_strictly(
     """Fill every parameter and buffer of `model` and account for every name in `state`; nothing is loaded on error.
 
     The tensors are copied and become the model's own, so `model` may have been built without storage (meta device).
-    Raises CheckpointError: names are missing, left over, or have another shape.
+    Raises CheckpointError: names are missing, left over, or have another shape, or integers stand for floats.
     """
     check_fit(model, state, ignorable, source)
+    other = [
+        name for name, own in model.state_dict().items() if own.is_floating_point() != state[name].is_floating_point()
+    ]
+    if other:
+        raise CheckpointError(f"{source}: {_listed('of another kind of number', other)}; download it again")
     model.load_state_dict(
         {key: state[key].to(_own_dtype(model, key, state[key], dtype), copy=True) for key in model.state_dict()},
         assign=True,
@@ -104,6 +130,11 @@ def check_fit(
         )
 
 
+def _stored(tensor: Tensor) -> int:
+    """Return how many numbers the storage of a tensor holds."""
+    return tensor.untyped_storage().nbytes() // tensor.element_size()
+
+
 def _own_dtype(model: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of a tensor in the model; diffusers models name parts that stay float32 in half precision."""
     if not tensor.is_floating_point():
@@ -117,7 +148,8 @@ def _listed(what: str, names: list[str]) -> str:
     """Return e.g. "5 missing (a, b, c, ...)", "" for none."""
     if not names:
         return ""
-    return f"{len(names)} {what} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
+    shown = [name if name.isprintable() else ascii(name) for name in names[:SHOWN]]
+    return f"{len(names)} {what} ({', '.join(shown)}{', ...' if len(names) > SHOWN else ''})"
 
 
 def _checked(path: str | Path) -> Path:
@@ -139,6 +171,9 @@ def _peeled(content: object, path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} has no tensors, neither at the top nor under {', '.join(WRAPPERS)}; save the plain state dict"
         )
+    repeated = [name for name, x in state.items() if not x.is_meta and x.numel() > _stored(x)]
+    if repeated:  # a few bytes of a file that would fill the memory
+        raise CheckpointError(f"{path}: {_listed('larger than what is stored of them', repeated)}; re-save the tensors")
     return state
 
 
@@ -149,9 +184,16 @@ def _open_safetensors(path: Path) -> safe_open:
         raise _damaged(path) from error
 
 
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:  # flipped bits in its end record
+        raise _damaged(path) from error
+
+
 def _torch_load(path: Path) -> object:
     """torch.load without code execution, mapped into memory unless the file has the format from before torch 1.6."""
-    zipped = zipfile.is_zipfile(path)
+    zipped = _is_zip(path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the error says it better
@@ -165,5 +207,5 @@ def _torch_load(path: Path) -> object:
             f"{path} holds pickled Python objects besides tensors and is refused, because loading it would run code; "
             "re-save the plain state dict with torch.save, or as .safetensors"
         ) from error
-    except (EOFError, RuntimeError, OSError, KeyError) as error:
+    except Exception as error:  # flipped bits of a pickle raise whatever they spell
         raise _damaged(path) from error

@@ -6,8 +6,6 @@ wyf0912/SinSR (2311.14760). Importing this file does not import torch.
 """
 
 import difflib
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,6 +25,10 @@ class KnownAutoencoder:
     file: str
     factor: int  # image side over latent side
     latent_channels: int
+    ch: int = 128  # width of the first level; the following are as in `resdiff.models.vq.VQAutoencoder`
+    ch_mult: tuple[int, ...] = (1, 2, 4)
+    num_res_blocks: tuple[int, ...] = (2, 2, 2)
+    n_embed: int = 8192  # codes
 
     @property
     def url(self) -> str:
@@ -49,7 +51,16 @@ class KnownSchedule:
 
 VQ_F4 = KnownAutoencoder(file="autoencoder_vq_f4.pth", factor=4, latent_channels=3)
 VQ_F4_FACE = KnownAutoencoder(file="celeba256_vq_f4_dim3_face.pth", factor=4, latent_channels=3)
-VQ_F8_FACE = KnownAutoencoder(file="ffhq512_vq_f8_dim8_face.pth", factor=8, latent_channels=8)
+VQ_F8_FACE = KnownAutoencoder(
+    file="ffhq512_vq_f8_dim8_face.pth",
+    factor=8,
+    latent_channels=8,
+    ch=64,
+    ch_mult=(1, 2, 4, 8),
+    num_res_blocks=(1, 2, 3, 4),
+    n_embed=4096,
+)
+AUTOENCODERS = (VQ_F4, VQ_F4_FACE, VQ_F8_FACE)
 
 STEPS_15 = KnownSchedule()
 STEPS_4 = KnownSchedule(num_train_timesteps=4, min_noise_level=0.2)
@@ -202,36 +213,17 @@ def known_by_name(name: str) -> KnownModel:
 
 def known_by_file(path: str | Path) -> KnownModel | None:
     """Return the model published under this file name; case and checkpoint suffix do not matter."""
-    stem = _stem(Path(path).name).lower()
-    return next((model for model in _MODELS if stem in (_stem(file).lower() for file in model.files)), None)
+    name = stem(Path(path).name).lower()
+    return next((model for model in _MODELS if name in (stem(file).lower() for file in model.files)), None)
 
 
-def cache_dir() -> Path:
-    """Return the folder that published files are looked for in: $RESDIFF_CACHE, or `resdiff` in the user's cache."""
-    if folder := os.environ.get("RESDIFF_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "resdiff"
+def autoencoder_by_file(path: str | Path) -> KnownAutoencoder | None:
+    """Return the autoencoder published under this file name; case and checkpoint suffix do not matter."""
+    name = stem(Path(path).name).lower()
+    return next((autoencoder for autoencoder in AUTOENCODERS if stem(autoencoder.file).lower() == name), None)
 
 
-def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
-    """Return the first file in `folders` that has one of `names` or is its `.safetensors` twin."""
-    wanted = [twin for name in names for twin in (name, f"{_stem(name)}.safetensors")]
-    paths = (Path(folder) / name for folder in folders for name in wanted)
-    return next((path for path in paths if path.is_file()), None)
-
-
-def how_to_get(model: KnownModel, folder: Path | None = None) -> str:
-    """Return one line: the files of `model` that `folder` (default `cache_dir()`) lacks, from where, and where to put them."""
-    folder = cache_dir() if folder is None else folder
-    wanted = ((model.files, model.url), ((model.autoencoder.file,), model.autoencoder.url))
-    urls = [url for names, url in wanted if find_file(names, [folder]) is None]
-    return (
-        f"{model.name} needs {' and '.join(urls) or 'nothing more'}: download into {folder} "
-        f"(or set RESDIFF_CACHE to the folder that has them); {model.licence}"
-    )
-
-
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
     """Return a file name without its checkpoint suffix; other dots are part of the name."""
     suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
     return name.removesuffix(name[len(name) - len(suffix) :])

@@ -15,17 +15,17 @@ from typing import TypedDict
 import torch
 from accelerate import init_empty_weights
 
+from resdiff.checkpoints.cache import cache_dir, find_file, show_licence
 from resdiff.checkpoints.io import CheckpointError, load_strictly, read_shapes, read_state_dict
 from resdiff.checkpoints.known import (
     KNOWN,
     Condition,
     KnownModel,
-    cache_dir,
-    find_file,
-    how_to_get,
+    autoencoder_by_file,
     known_by_file,
     known_by_name,
 )
+from resdiff.checkpoints.layout import COMPUTED, TRAINING_LOSS
 from resdiff.checkpoints.shapes import (
     AUTOENCODER_NAMES,
     UNET_NAMES,
@@ -38,9 +38,6 @@ from resdiff.checkpoints.shapes import (
 from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
 from resdiff.schedulers.resshift import ResShiftScheduler
-
-COMPUTED = ("*.relative_position_index", "*.attn_mask")  # buffers of the reference that ours computes
-TRAINING_LOSS = ("loss.*",)  # discriminator and perceptual network that VQGAN's trainer saves with the autoencoder
 
 
 @contextmanager
@@ -132,20 +129,12 @@ def resolve(files: Sequence[str | Path], known_as: str | None = None) -> Publish
     return Published(known, unet_file, autoencoder_file)
 
 
-def in_cache(name: str) -> Published:
-    """Find the files of a known model in `cache_dir()`.
-
-    Raises CheckpointError that says what to download and where to put it; ValueError for an unknown name.
-    """
-    known = known_by_name(name)
-    unet_file = find_file(known.files, [cache_dir()])
-    if unet_file is None or find_file([known.autoencoder.file], [cache_dir()]) is None:
-        raise CheckpointError(how_to_get(known))
-    return resolve([unet_file], name)
-
-
 def load_published(published: Published, dtype: torch.dtype = torch.float32) -> Components:
-    """Load the networks of `resolve`'s answer, with their scheduler. Raises CheckpointError."""
+    """Load the networks of `resolve`'s answer, with their scheduler; the licence is said the first time.
+
+    Raises CheckpointError.
+    """
+    show_licence(published.known)
     known, unet_file, autoencoder_file = published.known, published.unet_file, published.autoencoder_file
     return {
         "unet": load_unet(read_state_dict(unet_file), known.condition, dtype, unet_file),
@@ -188,14 +177,19 @@ def _find_autoencoder(known: KnownModel, unet_file: Path) -> Path:
     path = find_file([name], [unet_file.parent, cache_dir()])
     if path is None:
         raise CheckpointError(
-            f"{known.name} needs {name}, which is neither beside {unet_file} nor in {cache_dir()}: "
-            f"download {url} into one of them, or pass the file to resdiff convert (vae_file= in Python)"
+            f"{known.name} needs {name}, which is neither beside {unet_file} nor in {cache_dir()}: run resdiff models "
+            f"fetch {known.name}, download {url} into one of them, or give the file too (vae_file= in Python)"
         )
     return path
 
 
 def _check_autoencoder(known: KnownModel, path: Path, shapes: State) -> None:
+    """By its name, where it has a published one, and by its shapes: two of the published have the same."""
     wanted = known.autoencoder
+    if autoencoder_by_file(path) not in (None, wanted):
+        raise CheckpointError(
+            f"{path} is not the autoencoder of {known.name} by its name; give {wanted.file} ({wanted.url})"
+        )
     with _naming(path):
         config = autoencoder_config(shapes)
     factor, channels = 2 ** (len(config["ch_mult"]) - 1), config["embed_dim"]

@@ -15,7 +15,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from resdiff.formats import FORMATS, is_image_name
+from resdiff.files.formats import FORMATS, is_image_name
 from resdiff.images import DAMAGE, read_photos, to_uint8
 
 LYING = (5, 6, 7, 8)  # EXIF orientations that exchange width and height

@@ -48,9 +48,10 @@ def sqrt_eta_schedule(
     """
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps} must be at least 1")
-    if not (min_noise_level > 0 and kappa > 0 and power > 0 and 0 < etas_end <= 1):
+    finite = all(map(math.isfinite, (min_noise_level, kappa, power)))
+    if not (finite and min_noise_level > 0 and kappa > 0 and power > 0 and 0 < etas_end <= 1):
         raise ValueError(
-            f"min_noise_level={min_noise_level}, kappa={kappa} and power={power} must be positive and "
+            f"min_noise_level={min_noise_level}, kappa={kappa} and power={power} must be positive numbers and "
             f"etas_end={etas_end} in (0, 1]"
         )
     if num_steps == 1:

@@ -18,7 +18,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
+
+from resdiff.models.network import NetworkMixin
 
 RESIDUAL_STD = 0.25  # of y - x_0 in natural photos, images in [-1, 1]; keeps the network's own output near unit scale
 
@@ -62,7 +65,7 @@ class PixelBlock(nn.Module):
         return x + self.conv2(F.gelu(self.conv1(h)))
 
 
-class PixelUNet(ModelMixin, ConfigMixin):
+class PixelUNet(NetworkMixin, ModelMixin, ConfigMixin):
     """Network of the bundled residual-shifting model; see the module docstring.
 
     Raises ValueError when the low-resolution sides are not multiples of `size_multiple`.
@@ -71,7 +74,8 @@ class PixelUNet(ModelMixin, ConfigMixin):
     _supports_gradient_checkpointing = True
     _repeated_blocks = ["PixelBlock"]  # noqa: RUF012 (diffusers reads plain lists)
     _no_split_modules = ["PixelBlock"]  # noqa: RUF012
-    _skip_layerwise_casting_patterns = ["norm"]  # noqa: RUF012
+    _skip_layerwise_casting_patterns = ["norm", "time_embed", "^conv_in$", "^conv_out$"]  # noqa: RUF012
+    _group_offload_block_modules = ["down_blocks", "up_blocks"]  # noqa: RUF012 (lists of lists: their blocks are called)
 
     @register_to_config
     def __init__(
@@ -105,11 +109,24 @@ class PixelUNet(ModelMixin, ConfigMixin):
         self.conv_out = nn.Conv2d(channels[0], folded, 3, padding=1)
         start_at_zero(self.conv_out)
 
-    def forward(self, x: Tensor, timesteps: Tensor, lq: Tensor, mask: Tensor | None = None) -> Tensor:
+    @apply_forward_hook
+    def embed(self, timesteps: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Embed timesteps (T,) once for many calls of `forward`: (T, embed_dim), None: in the network's dtype."""
+        return self.time_embed(timestep_embedding(timesteps, 64).to(dtype or self.dtype))
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor | None,
+        lq: Tensor,
+        mask: Tensor | None = None,
+        embedding: Tensor | None = None,
+    ) -> Tensor:
         """Predict the residual y - x_0.
 
         x: (B, 3, H, W) scaled noisy image; timesteps: (B,); lq: (B, 3, H / scale, W / scale) in [-1, 1];
-        mask: must be None, the family's inpainting models take one. Returns (B, 3, H, W) in x's dtype.
+        mask: must be None, the family's inpainting models take one; embedding: rows of `embed`, (B, embed_dim) or
+        (1, embed_dim) for all, and then timesteps are not looked at. Returns (B, 3, H, W) in x's dtype.
         """
         height, width = lq.shape[-2:]
         if mask is not None:
@@ -118,7 +135,8 @@ class PixelUNet(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"lq is {height}x{width}; both sides must be multiples of {self.size_multiple}, pad it first"
             )
-        embedding = self.time_embed(timestep_embedding(timesteps, 64).to(x.dtype))
+        if embedding is None:
+            embedding = self.embed(timesteps, x.dtype)
 
         h = torch.cat([F.pixel_unshuffle(x, self.scale), lq], dim=1)  # (B, 3 scale^2 + 3, h, w)
         h = self.conv_in(h.contiguous(memory_format=torch.channels_last))

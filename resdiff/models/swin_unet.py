@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
+from resdiff.models.network import NetworkMixin
 from resdiff.models.norm import GroupNorm32
 from resdiff.models.swin import SwinLayer
 
@@ -140,7 +142,7 @@ def latent_size_multiple(image_size: int, levels: int, attention_resolutions: Se
     return multiple
 
 
-class SwinUNet(ModelMixin, ConfigMixin):
+class SwinUNet(NetworkMixin, ModelMixin, ConfigMixin):
     """UNet with one Swin layer per level that maps a scaled noisy latent, a timestep and the LR image to a latent.
 
     The defaults are the published ResShift x4 networks (118,593,583 parameters) but for `lq_size`.
@@ -292,16 +294,29 @@ class SwinUNet(ModelMixin, ConfigMixin):
             )
         return torch.cat([x, features], dim=1)
 
-    def forward(self, x: Tensor, timesteps: Tensor, lq: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    @apply_forward_hook
+    def embed(self, timesteps: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Embed timesteps (T,) once for many calls of `forward`: (T, 4 model_channels), None: in the network's dtype."""
+        return self.time_embed(sinusoidal_embedding(timesteps, self.model_channels).to(dtype or self.dtype))
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor | None,
+        lq: Tensor | None = None,
+        mask: Tensor | None = None,
+        embedding: Tensor | None = None,
+    ) -> Tensor:
         """Predict the network target (x_0 for every published checkpoint).
 
         Args:
             x: noisy latent, already scaled by the scheduler, (B, in_channels, h, w); h and w multiples of
                 `size_multiple`.
-            timesteps: indices 0..T-1 of the full schedule, (B,), int or float.
+            timesteps: indices 0..T-1 of the full schedule, (B,), int or float; not looked at with `embedding`.
             lq: LR image in [-1, 1], (B, 3, h * lq_factor, w * lq_factor). SinSR (`lq_size=None`): as large as x; twice
                 as large (then pixel-unshuffled to 12 channels); or a quarter (then upsampled, nearest).
             mask: inpainting mask in [-1, 1], 1 = unknown, (B, 1, ...) of the size of `lq`; with `cond_mask` only.
+            embedding: rows of `embed`, (B, 4 model_channels) or (1, 4 model_channels) for all; None: of `timesteps`.
 
         Returns:
             (B, out_channels, h, w) in the dtype of x.
@@ -313,7 +328,7 @@ class SwinUNet(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"x is {x.shape[-2]}x{x.shape[-1]}; pad both sides to multiples of {self.size_multiple} (window size)"
             )
-        emb = self.time_embed(sinusoidal_embedding(timesteps, self.model_channels).to(x.dtype))
+        emb = self.embed(timesteps, x.dtype) if embedding is None else embedding
         h = self._concat_condition(x, lq, mask)
         skips = []
         for stage in self.input_blocks:

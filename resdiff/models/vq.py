@@ -2,21 +2,24 @@
 
 Reference: VQModelTorch of zsyOAOA/ResShift ldm/models/autoencoder.py with ldm/modules/diffusionmodules/model.py and
 ldm/modules/vqvae/quantize.py; parameter names are kept, so its state dicts load as they are. Differences: attention
-runs through `resdiff.attention`, code distances are float32 in every precision and formed for a part of the positions
-at a time, the straight-through gradient is always there (SinSR switches it on by `grad_forward`).
+runs through `resdiff.attention`, codes and their distances are float32 in every precision and distances are formed for
+a part of the positions at a time, the straight-through gradient is always there (SinSR switches it on by
+`grad_forward`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from resdiff.attention import attention
+from resdiff.models.network import NetworkMixin
 from resdiff.models.norm import GroupNorm32
 
 NORM_EPS = 1e-6  # of every norm here; the UNet has 1e-5
@@ -33,6 +36,17 @@ def nearest_codes(z: Tensor, codebook: Tensor) -> Tensor:
     return torch.cat([torch.addmm(e_squared, part, codebook.T, alpha=-2.0).argmin(dim=1) for part in z.split(rows)])
 
 
+class Codebook(nn.Embedding):
+    """Embedding that stays float32 when its network is cast by `.to(dtype)`, `.half()`, ...: rounded codes are others."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move, recurse)
+
+
 class VectorQuantizer(nn.Module):
     """Replace every latent vector by its nearest code, with the straight-through gradient (VQ-VAE, 1711.00937)."""
 
@@ -40,7 +54,7 @@ class VectorQuantizer(nn.Module):
 
     def __init__(self, n_embed: int, embed_dim: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(n_embed, embed_dim)
+        self.embedding = Codebook(n_embed, embed_dim)
         nn.init.uniform_(self.embedding.weight, -1 / n_embed, 1 / n_embed)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,7 +67,8 @@ class VectorQuantizer(nn.Module):
         b, c, height, width = z.shape
         with torch.autocast(z.device.type, enabled=False):
             exact = z.float()
-            codebook = self.embedding.weight.float()
+            # Asked for by a call, as all weights: where networks are offloaded, calls are what brings weights in.
+            codebook = self.embedding(torch.arange(self.embedding.num_embeddings, device=z.device)).float()
             vectors = exact.detach().permute(0, 2, 3, 1).reshape(-1, c)  # (B*h*w, D)
             indices = nearest_codes(vectors, codebook.detach()).view(b, height, width)
             z_q = F.embedding(indices, codebook).permute(0, 3, 1, 2)  # (B, D, h, w)
@@ -225,7 +240,7 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(h)))
 
 
-class VQAutoencoder(ModelMixin, ConfigMixin):
+class VQAutoencoder(NetworkMixin, ModelMixin, ConfigMixin):
     """Autoencoder with a learnt codebook; the defaults are autoencoder_vq_f4 (factor 4, 55,322,782 parameters).
 
     The latent that diffusion works on is the one BEFORE quantisation; `decode` quantises.
@@ -237,7 +252,11 @@ class VQAutoencoder(ModelMixin, ConfigMixin):
     _no_split_modules: ClassVar[list[str]] = ["ResnetBlock", "AttnBlock"]
     _repeated_blocks: ClassVar[list[str]] = ["ResnetBlock"]
     _skip_layerwise_casting_patterns: ClassVar[list[str]] = ["norm", "quantize", "conv_in$", "conv_out$"]
-    _keep_in_fp32_modules: ClassVar[list[str]] = ["quantize"]  # rounded codes are other codes
+    _keep_in_fp32_modules: ClassVar[list[str]] = ["quantize"]
+    # Called apart from `forward`, so each has its own group.
+    _group_offload_block_modules: ClassVar[list[str]] = [
+        "encoder", "quant_conv", "quantize", "post_quant_conv", "decoder",
+    ]  # fmt: skip
 
     @register_to_config
     def __init__(
@@ -272,6 +291,7 @@ class VQAutoencoder(ModelMixin, ConfigMixin):
         self.quant_conv = nn.Conv2d(z_channels, embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
 
+    @apply_forward_hook
     def encode(self, x: Tensor) -> Tensor:
         """Encode images in [-1, 1], (B, in_channels, H, W), to (B, embed_dim, H / factor, W / factor), not quantised.
 
@@ -282,14 +302,16 @@ class VQAutoencoder(ModelMixin, ConfigMixin):
             raise ValueError(f"x is {x.shape[-2]}x{x.shape[-1]}; pad both sides to multiples of {self.factor}")
         return self.quant_conv(self.encoder(x))
 
+    @apply_forward_hook
     def decode(self, h: Tensor, force_not_quantize: bool = False) -> Tensor:
         """Decode latents (B, embed_dim, h, w) to images in about [-1, 1], (B, out_ch, h * factor, w * factor).
 
         The latent is replaced by its nearest codes first, unless `force_not_quantize`; gradients pass straight through.
+        A float32 latent is quantised before it is rounded to the network's dtype.
         """
         if not force_not_quantize:
             h, _, _ = self.quantize(h)
-        return self.decoder(self.post_quant_conv(h))
+        return self.decoder(self.post_quant_conv(h.to(self.dtype)))
 
     def forward(self, x: Tensor, force_not_quantize: bool = False) -> Tensor:
         """Reconstruct images (B, in_channels, H, W) in [-1, 1]: decode(encode(x))."""

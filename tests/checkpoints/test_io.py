@@ -2,13 +2,23 @@
 
 import os
 import pickle
+import random
+import warnings
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from resdiff.checkpoints.io import CheckpointError, load_strictly, peel, read_shapes, read_state_dict
+from resdiff.checkpoints.io import (
+    CheckpointError,
+    check_fit,
+    check_sums,
+    load_strictly,
+    peel,
+    read_shapes,
+    read_state_dict,
+)
 
 
 class RunsCode:
@@ -194,3 +204,81 @@ def test_a_model_without_storage_is_filled_and_owns_its_trainable_weights():
     assert torch.equal(model.weight, source["weight"]) and model.weight.requires_grad
     source["weight"].add_(1)
     assert not torch.equal(model.weight, source["weight"])
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+def test_mutated_files_are_read_or_refused_in_one_line(tmp_path, form):
+    whole, path = tmp_path / "whole", tmp_path / ("a.safetensors" if form == "safetensors" else "a.pth")
+    if form == "safetensors":
+        save_file(state(), whole)
+    else:
+        torch.save(state(), whole, _use_new_zipfile_serialization=form == "zip")
+    content, rng = whole.read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(200):
+        mutated = bytearray(content)
+        for _ in range(rng.choice([1, 1, 3, 20])):
+            mutated[rng.randrange(len(mutated))] ^= 1 << rng.randrange(8)
+        path.write_bytes(mutated)
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                check_fit(nn.Linear(1, 1), read_state_dict(path), source=path)
+        except CheckpointError as error:
+            assert "\n" not in str(error)
+            refused += "truncated" in str(error)
+    assert refused > 20
+
+
+def test_a_flipped_bit_among_the_numbers_contradicts_the_checksums_of_a_zip(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save({"a": torch.ones(5000)}, path)
+    check_sums(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert read_state_dict(path)["a"].ne(1).sum() == 1  # torch does not notice
+    assert "is truncated or not a checkpoint" in message(path, check_sums)
+
+
+def test_formats_without_checksums_pass(tmp_path):
+    save_file(state(), tmp_path / "a.safetensors")
+    torch.save(state(), tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    check_sums(tmp_path / "a.safetensors")
+    check_sums(tmp_path / "a.pth")
+
+
+def test_integers_in_place_of_floats_are_refused():
+    net = nn.Linear(2, 1)
+    wrong = {key: tensor.long() for key, tensor in net.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"2 of another kind of number \(weight, bias\); download it again"):
+        load_strictly(net, wrong)
+
+
+def test_a_name_that_is_not_text_is_shown_in_one_line():
+    with pytest.raises(CheckpointError, match=r"1 unexpected \('a\\n\\x1b'\)"):
+        check_fit(nn.Identity(), {"a\n\x1b": torch.zeros(1)})
+
+
+def test_wrappers_are_entered_to_a_bounded_depth(tmp_path) -> None:
+    looped: dict = {}
+    looped["state_dict"] = looped
+    torch.save(looped, tmp_path / "loop.pth")
+    with pytest.raises(CheckpointError, match="has no tensors"):
+        read_state_dict(tmp_path / "loop.pth")
+    nested: dict = {"a": torch.ones(1)}
+    for _ in range(5):
+        nested = {"state_dict": nested}
+    assert list(peel(nested)) == ["a"]
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_tensors_without_plain_storage_are_left_out(tmp_path) -> None:
+    torch.save({"a": torch.eye(2).to_sparse(), "b": torch.ones(1)}, tmp_path / "sparse.pth")
+    assert list(read_state_dict(tmp_path / "sparse.pth")) == ["b"]
+
+
+def test_a_tensor_larger_than_what_is_stored_of_it_is_refused(tmp_path) -> None:
+    torch.save({"weight": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "giant.pth")
+    for read in (read_state_dict, read_shapes):
+        with pytest.raises(CheckpointError, match=r"1 larger than what is stored of them \(weight\)"):
+            read(tmp_path / "giant.pth")

@@ -6,10 +6,10 @@ import sys
 import pytest
 
 from resdiff.checkpoints.known import (
+    AUTOENCODERS,
     KNOWN,
-    cache_dir,
-    find_file,
-    how_to_get,
+    VQ_F4_FACE,
+    autoencoder_by_file,
     known_by_file,
     known_by_name,
 )
@@ -92,39 +92,10 @@ def test_other_names_are_not_guessed(file):
     assert known_by_file(file) is None
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
-    monkeypatch.setenv("RESDIFF_CACHE", str(tmp_path / "a"))
-    assert cache_dir() == tmp_path / "a"
-    monkeypatch.delenv("RESDIFF_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
-    assert cache_dir() == tmp_path / "b" / "resdiff"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_dir() == tmp_path / ".cache" / "resdiff"
-
-
-def test_the_first_folder_and_the_first_name_win_and_safetensors_are_found(tmp_path):
-    here, there = tmp_path / "here", tmp_path / "there"
-    here.mkdir()
-    there.mkdir()
-    (there / "a.pth").touch()
-    assert find_file(["a.pth", "b.pth"], [here, there]) == there / "a.pth"
-    (here / "b.safetensors").touch()
-    assert find_file(["a.pth", "b.pth"], [here, there]) == here / "b.safetensors"
-    (here / "a.safetensors").touch()
-    assert find_file(["a.pth", "b.pth"], [here, there]) == here / "a.safetensors"
-    assert find_file(["c.pth"], [here, there, tmp_path / "nowhere"]) is None
-
-
-def test_what_to_get_is_one_line_and_leaves_out_what_is_there(monkeypatch, tmp_path):
-    monkeypatch.setenv("RESDIFF_CACHE", str(tmp_path))
-    known = KNOWN["resshift-faceir"]
-    text = how_to_get(known)
-    assert "\n" not in text and str(tmp_path) in text and known.licence in text
-    assert "https://github.com/zsyOAOA/ResShift/releases/download/v2.0/resshift_faceir_s4.pth" in text
-    assert "https://github.com/zsyOAOA/ResShift/releases/download/v2.0/ffhq512_vq_f8_dim8_face.pth" in text
-    (tmp_path / "ffhq512_vq_f8_dim8_face.pth").touch()
-    assert "ffhq512" not in how_to_get(known)
+def test_an_autoencoder_is_known_by_its_file_name():
+    assert autoencoder_by_file("x/CELEBA256_vq_f4_dim3_face.safetensors") is VQ_F4_FACE
+    assert autoencoder_by_file("mine.pth") is None
+    assert {known.autoencoder for known in KNOWN.values()} == set(AUTOENCODERS)
 
 
 def test_listing_the_models_does_not_import_torch():

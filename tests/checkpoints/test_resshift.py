@@ -15,7 +15,6 @@ from resdiff.checkpoints.resshift import (
     Published,
     autoencoder_config,
     detect,
-    in_cache,
     load_autoencoder,
     load_published,
     load_unet,
@@ -289,7 +288,7 @@ def test_an_autoencoder_beside_the_network_comes_before_the_cache(here, cache):
 def test_a_missing_autoencoder_is_named_with_its_address(here, cache):
     text = error([saved(here / "resshift_faceir_s4.pth", tiny_unet(in_channels=8, out_channels=8, lq_size=512))])
     assert "https://github.com/zsyOAOA/ResShift/releases/download/v2.0/ffhq512_vq_f8_dim8_face.pth" in text
-    assert str(cache) in text and str(here) in text
+    assert str(cache) in text and str(here) in text and "resdiff models fetch resshift-faceir" in text
 
 
 def test_shapes_that_contradict_the_name_are_refused(here, cache):
@@ -320,13 +319,12 @@ def test_files_that_make_no_pair_are_refused(here, cache):
         resolve([unet, vae], "sinsr")
 
 
-def test_the_cache_gives_a_model_by_name_or_says_what_to_get(cache):
-    with pytest.raises(
-        CheckpointError, match=r"sinsr-v1 needs https://\S+/SinSR_v1\.pth and https://\S+_f4\.pth: download"
-    ):
-        in_cache("sinsr-v1")
-    unet, vae = saved(cache / "SinSR_v1.pth", tiny_unet()), saved(cache / "autoencoder_vq_f4.safetensors", tiny_vq())
-    assert in_cache("sinsr-v1") == Published(KNOWN["sinsr-v1"], unet, vae)
+def test_an_autoencoder_of_the_same_shapes_is_told_by_its_published_name(here, cache):
+    unet = saved(here / "SinSR_v1.pth", tiny_unet())
+    face = saved(here / "celeba256_vq_f4_dim3_face.safetensors", tiny_vq())
+    assert "is not the autoencoder of sinsr-v1 by its name; give autoencoder_vq_f4.pth" in error([unet, face])
+    general = saved(here / "Autoencoder_VQ_f4.ckpt", tiny_vq())
+    assert resolve([unet, general]).autoencoder_file == general
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -4,10 +4,9 @@ The pipelines themselves run, given the recorded noise; only what they do not sh
 written out here.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from case import Case
@@ -20,6 +19,7 @@ from resdiff.losses.distillation import distillation_losses
 from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
 from resdiff.pipelines.resshift import ResShiftPipeline
+from resdiff.pipelines.tiles import restored_bands
 from resdiff.resize import pad_to_multiple
 from resdiff.schedulers.resshift import ResShiftScheduler
 from resdiff.tiling import Box, Chop, boxes
@@ -91,9 +91,19 @@ class Chain:
         return x
 
 
-def recorded_noise(case: Case, steps: int, suffix: str = "") -> Callable[[int, torch.Size], Tensor]:
-    """Return the noise of a file as a `Noise`: draw 0 is the prior's, draw i that of step T - i."""
-    return lambda draw, shape: case.inputs[f"noise_{steps - draw}{suffix}" if draw else f"noise_prior{suffix}"]
+@dataclass(frozen=True)
+class RecordedNoise:
+    """The noise of a file as a `Noise`: draw 0 is the prior's, draw i that of step T - i."""
+
+    in_order: ClassVar[bool] = True
+
+    case: Case
+    steps: int
+    suffix: str = ""
+
+    def __call__(self, draw: int, shape: torch.Size) -> Tensor:
+        """Return what was drawn."""
+        return self.case.inputs[f"noise_{self.steps - draw}{self.suffix}" if draw else f"noise_prior{self.suffix}"]
 
 
 @torch.no_grad()
@@ -104,15 +114,15 @@ def pipeline(case: Case) -> dict[str, Tensor]:
     steps, scale = pipe.scheduler.num_inference_steps, pipe.native_scale
     chain, visited = Chain(steps), []
 
-    def noise_of(box: Box) -> Callable[[int, torch.Size], Tensor]:
+    def noise_of(boxes: list[Box]) -> RecordedNoise:
         suffix = f"_p{len(visited)}" if "noise_prior_p0" in case.inputs else ""
-        visited.append((box.top, box.left))
-        return recorded_noise(case, steps, suffix)
+        visited.extend((box.top, box.left) for box in boxes)
+        return RecordedNoise(case, steps, suffix)
 
-    restore = partial(pipe.restore, num_inference_steps=steps, on_step=chain.on_step)
+    restore = partial(pipe.restore_tiles, noise_of=noise_of, num_inference_steps=steps, on_step=chain.on_step)
     tiling = Chop(config["chop_size"], config["chop_stride"]) if "chop_size" in config else None
-    known = None if mask is None else mask / 2 + 0.5
-    image = pipe.restore_canvas(restore, lq, known, noise_of, tiling, decode=True)
+    canvas = lq if mask is None else torch.cat([lq, mask / 2 + 0.5], dim=1)
+    image = torch.cat(list(restored_bands(restore, canvas, tiling, scale, tile_batch=1)), dim=-2)
 
     if tiling is not None:
         tiles = [box.crop(lq).shape[-2:] for box in boxes(*lq.shape[-2:], tiling.size, tiling.step)]
@@ -152,7 +162,7 @@ def sinsr_sampling(case: Case) -> dict[str, Tensor]:
     scheduler = scheduler_of(config, cap_start=True, deterministic=True)
     pipe = build_pipeline(case, build_unet(case, "unet", SINSR_DEFAULTS), scheduler)
     tables, steps = scheduler.tables, scheduler.num_inference_steps
-    noise = recorded_noise(case, steps)
+    noise = RecordedNoise(case, steps)
     z_y, z_x = pipe.encode(pipe.upsample(lq)), pipe.encode(case.inputs["hr"])
 
     chain = Chain(steps)

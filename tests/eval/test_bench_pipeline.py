@@ -1,28 +1,82 @@
 """The benchmark of whole calls: what it measures and how it reports; never how long it takes."""
 
-from resdiff.eval.bench_pipeline import Case, Measurement, cases, resident_mib, table
+from dataclasses import replace
+
+import pytest
+
+from resdiff.eval.bench_cases import Case, Measurement, fastest, measure, resident_mib
+from resdiff.eval.bench_pipeline import groups, left_out, table, target
 
 
-def test_float32_and_bfloat16_are_both_shown_whatever_the_machine_prefers() -> None:
-    for best in ("float32", "bfloat16"):
-        found = cases(best, cuda=False)
-        assert {(c.model, c.dtype) for c in found} == {
-            (m, d) for m in ("small", "full") for d in ("float32", "bfloat16")
-        }
-        assert len(found) == 4
+@pytest.mark.parametrize("best", ["float32", "bfloat16"])
+def test_float32_and_bfloat16_are_both_shown_whatever_the_machine_prefers(best) -> None:
+    found = groups(best, cuda=False, compiler=False)
+    for model in ("bundled model", "full-size network"):
+        cases = found[f"Precision of the {model}"]
+        assert [case.dtype for case in cases] == ["float32", "bfloat16"]
+        assert replace(cases[0], dtype="bfloat16") == cases[1]
 
 
-def test_a_gpu_adds_the_published_numbers_of_steps() -> None:
-    on_gpu = [c for c in cases("float32", cuda=True) if c.device == "cuda" and c.model == "full"]
-    assert sorted({c.steps for c in on_gpu}) == [1, 4, 15]
-    assert all(c.side == 128 for c in on_gpu)
+def test_a_group_compares_one_thing() -> None:
+    for title, cases in groups("bfloat16", cuda=True, compiler=True).items():
+        assert len(cases) > 1 and len({case.label for case in cases}) == len(cases), title
+        for field in ("model", "side", "steps", "device", "photos"):
+            assert len({getattr(case, field) for case in cases}) == 1, title
 
 
-def test_ratios_are_against_float32_of_the_same_case() -> None:
-    fast, slow = Measurement(0.1, 2.0, 4.0, 100.0), Measurement(0.1, 3.0, 5.0, 90.0)
-    text = table([(Case("small", 256, 4, "float32"), fast), (Case("small", 256, 4, "bfloat16"), slow)])
-    assert "| 2.00 | 4.00 | 1.00x | 0.10 | 100 |" in text
-    assert "| 3.00 | 5.00 | 1.50x | 0.10 | 90 |" in text
+def test_a_gpu_adds_the_published_numbers_of_steps_offloading_and_graphs() -> None:
+    found = groups("float32", cuda=True, compiler=True)
+    on_gpu = [case for cases in found.values() for case in cases if case.device == "cuda"]
+    assert {case.steps for case in on_gpu if case.side == 128 and case.model == "full"} == {1, 4, 15}
+    assert {case.way for case in on_gpu} == {
+        "plain", "compiled", "graphs", "compiled, graphs", "model offload", "group offload", "sequential offload",
+        "loop", "command",
+    }  # fmt: skip
+
+
+def test_what_a_machine_cannot_run_is_left_out_and_said() -> None:
+    found = groups("float32", cuda=False, compiler=False)
+    assert all(case.device == "cpu" and "compiled" not in case.way for cases in found.values() for case in cases)
+    assert any("no C++ compiler" in line for line in left_out(False, False))
+    assert any("no CUDA device" in line for line in left_out(False, True))
+    assert left_out(True, True) == []
+
+
+def test_ratios_are_against_the_first_case_of_the_group() -> None:
+    case = Case("small", 256, 4, "float32")
+    slow, fast = Measurement(0.1, 5.0, 3.0, 5.0, 90.0), Measurement(0.1, 2.5, 1.5, 4.0, 100.0)
+    text = table([(case, slow), (replace(case, dtype="bfloat16"), fast)])
+    assert "cpu float32 | 3 | 5 | 1.00x | 5 | 0.10 | 90 |" in text
+    assert "cpu bfloat16 | 1.5 | 4 | 0.50x | 2.5 | 0.10 | 100 |" in text
+
+
+def test_the_targets_of_an_h200_stand_beside_the_compiled_cases() -> None:
+    case = Case("full", 128, 4, "bfloat16", "cuda", "compiled")
+    good = Measurement(1, 1, 0.040, 0.040, 4000)
+    assert target(case, good) == "40 ms, 4096 MiB on an H200: met"
+    assert target(case, replace(good, wall_seconds=0.041)).endswith("not met")
+    assert target(replace(case, steps=15), replace(good, wall_seconds=0.08, peak_mib=4097)).endswith("not met")
+    assert target(replace(case, way="plain"), good) == target(replace(case, steps=1), good) == ""
+
+
+def test_labels_say_what_differs() -> None:
+    case = Case("small", 128, 4, "float32", photos=12, way="command")
+    assert case.label == "resdiff upscale: 12 photos, resdiff-small 128->512, 4 steps, cpu float32"
+    assert Case("small", 384, 1, "float32", tile=192, tile_batch=2).label.endswith("tiles of 192, 2 at once")
+    assert Case("full", 64, 4, "float32", way="compiled").label.endswith("cpu float32, compiled")
+
+
+@pytest.mark.usefixtures("command_environment")
+@pytest.mark.parametrize("way", ["loop", "command", "plain"])
+def test_a_small_case_runs_and_costs_something(way) -> None:
+    done = measure(Case("small", 16, 1, "float32", way=way, photos=2), repeats=1)
+    assert done.wall_seconds > 0 and done.first_seconds > 0 and done.cpu_seconds > 0
+
+
+def test_the_fastest_of_the_repeats_counts() -> None:
+    waits = iter([0.0, 0.05, 0.0])
+    wall, _ = fastest(lambda: __import__("time").sleep(next(waits)), 3)
+    assert wall < 0.05
 
 
 def test_resident_size_is_read_in_mebibytes() -> None:

@@ -201,6 +201,46 @@ def test_a_model_loaded_in_bfloat16_keeps_exact_codes_and_stays_near_float32(tmp
     assert (rounded.float() - exact).abs().mean() < 0.03 * exact.abs().mean()
 
 
+@pytest.mark.parametrize(
+    "cast", [lambda net: net.to(torch.bfloat16), lambda net: net.half(), lambda net: net.bfloat16()]
+)
+def test_codes_stay_float32_when_the_network_is_cast(cast):
+    net = tiny()
+    codes = net.quantize.embedding.weight.clone()
+    cast(net)
+    assert net.dtype == net.quant_conv.weight.dtype != torch.float32
+    assert net.quantize.embedding.weight.dtype == torch.float32
+    assert torch.equal(net.quantize.embedding.weight, codes)
+    assert cast(net).to("meta").quantize.embedding.weight.device.type == "meta"
+
+
+def test_a_float32_latent_is_quantised_before_it_is_rounded_to_the_networks_dtype():
+    net = tiny()
+    z = net.quantize.embedding.weight.detach()[:2].mean(0)  # a point between codes ...
+    to_first = net.quantize.embedding.weight.detach()[0] - z
+    latent = (z + 1e-4 * to_first).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    seen = []
+    net.bfloat16().quantize.register_forward_hook(lambda module, args, output: seen.append((args[0], output[2])))
+    with torch.no_grad():
+        image = net.decode(latent)
+    (given, indices), expected = seen[0], nearest_codes(latent[0, :, 0, :1].T, net.quantize.embedding.weight.detach())
+    assert given.dtype == torch.float32 and image.dtype == torch.bfloat16
+    assert torch.equal(indices.unique(), expected)
+
+
+def test_layers_stored_in_float8_leave_the_codes_alone():
+    net, z = tiny(), torch.randn(1, 3, 8, 8)
+    codes = net.quantize.embedding.weight.clone()
+    with torch.no_grad():
+        exact, picked = net.decode(z, True), net.quantize(z)[2]
+        net.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
+        stored = net.decode(z, True)
+        assert torch.equal(net.quantize(z)[2], picked)
+    assert net.decoder.mid.block_1.conv1.weight.dtype == torch.float8_e4m3fn and stored.dtype == torch.bfloat16
+    assert torch.equal(net.quantize.embedding.weight, codes)
+    assert 0 < (stored.float() - exact).abs().mean() < 0.3 * exact.abs().mean()
+
+
 def test_decoding_quantises_unless_told_not_to():
     net = tiny()
     z = torch.randn(1, 3, 4, 4)

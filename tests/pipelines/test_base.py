@@ -1,17 +1,21 @@
 """What every pipeline's call does: inputs, seeds, batches, sizes, outputs, errors. Runs over the kinds of the family."""
 
+import os
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from diffusers.callbacks import PipelineCallback
 from PIL import Image
 
 from resdiff.images import read_photos
 from resdiff.noise import SeededNoise
 from resdiff.pipelines import SRPipeline
-from resdiff.pipelines.base import BATCH_PIXELS, Item, same_size_batches, scaled_size
+from resdiff.pipelines.base import BATCH_PIXELS
+from resdiff.pipelines.inputs import Item, same_size_batches
 from resdiff.resize import bicubic
+from resdiff.sizes import scaled_size
 from resdiff.tiling import Box, Smooth
 
 
@@ -119,7 +123,7 @@ def test_latents_are_the_noise_that_starts_the_chain(pipe) -> None:
     torch.testing.assert_close(seen[0], first[0])
     with pytest.raises(ValueError, match="latents holds 1"):
         pipe([photo(), photo()], latents=noise)
-    with pytest.raises(ValueError, match="do not cover"):
+    with pytest.raises(ValueError, match=r"latents are of .* but the image needs"):
         pipe(photo(), latents=noise[..., :4, :4])
 
 
@@ -208,7 +212,7 @@ def test_bad_images_are_one_clear_line(pipe, bad) -> None:
 def test_a_long_list_of_one_size_is_cut_into_batches_of_bounded_area(pipe) -> None:
     side = 200
     items = [Item(i, p, None) for i, p in enumerate(read_photos([photo(side, side)] * 9 + [photo(20, 20)]))]
-    batches = list(same_size_batches(items))
+    batches = list(same_size_batches(items, BATCH_PIXELS))
     assert [item.index for batch in batches for item in batch] == list(range(10))
     assert all(len(batch) * side * side <= BATCH_PIXELS for batch in batches)
     assert len(batches) == 3
@@ -218,3 +222,60 @@ def test_a_tile_larger_than_the_image_changes_nothing(pipe) -> None:
     run = [pipe(photo(), generator=seeded(), tile=tile, output_type="pt").images for tile in ("off", "auto", 4096)]
     assert torch.equal(run[0], run[1]) and torch.equal(run[0], run[2])
     assert isinstance(pipe.default_tiling(), Smooth)
+
+
+def test_a_callback_may_interrupt_and_the_best_image_so_far_comes_back(pipe) -> None:
+    seen = {}
+
+    def stop(owner: SRPipeline, step: int, _: int, tensors: dict) -> dict:
+        seen[step] = tensors["pred_original_sample"]
+        owner._interrupt = step == 1
+        return tensors
+
+    latents = pipe(photo(), generator=seeded(), output_type="latent", callback_on_step_end=stop).images
+    assert list(seen) == [0, 1] and pipe.num_timesteps == 4
+    assert torch.equal(latents, seen[1])  # the prediction, not what is still half noise
+    again = pipe(photo(), generator=seeded(), output_type="pt").images
+    assert not pipe.interrupt and torch.isfinite(again).all()
+
+
+def test_a_callback_is_shown_what_it_asks_for(pipe) -> None:
+    shown = []
+
+    class Note(PipelineCallback):
+        tensor_inputs = ["latents"]  # noqa: RUF012
+
+        def callback_fn(self, pipeline, step_index, timestep, callback_kwargs):
+            shown.append(list(callback_kwargs))
+            return callback_kwargs
+
+    pipe(photo(8, 8), callback_on_step_end=Note(cutoff_step_ratio=1.0), num_inference_steps=1)
+    pipe(
+        photo(8, 8),
+        num_inference_steps=1,
+        callback_on_step_end=lambda p, i, t, tensors: shown.append(list(tensors)) or tensors,
+        callback_on_step_end_tensor_inputs=["pred_original_sample"],
+    )
+    assert shown == [["latents"], ["pred_original_sample"]]
+    with pytest.raises(ValueError, match=r"has prompt_embeds; there are latents, pred_original_sample"):
+        pipe(photo(8, 8), callback_on_step_end=print, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+
+
+def test_pictures_keep_sixteen_bits_and_pil_images_are_eight(pipe) -> None:
+    deep = (photo().astype(np.uint16) << 8) + 3
+    picture = pipe(deep, generator=seeded(), output_type="picture").images[0]
+    exact = pipe(deep, generator=seeded(), output_type="np").images[0]
+    assert picture.values.dtype == np.uint16
+    assert np.abs(picture.values / 65535 - exact).max() <= 0.51 / 65535
+    with pytest.warns(UserWarning, match="8 bits"):
+        shown = pipe(deep, generator=seeded()).images[0]
+    assert np.abs(np.asarray(shown) / 255 - exact).max() <= 0.51 / 255
+
+
+def test_saved_files_may_be_read_by_whom_the_umask_says(pipe, tmp_path) -> None:
+    before = os.umask(0o022)
+    try:
+        pipe.save_pretrained(tmp_path)
+    finally:
+        os.umask(before)
+    assert {oct(file.stat().st_mode & 0o777) for file in tmp_path.rglob("*.safetensors")} == {"0o644"}

@@ -1,4 +1,4 @@
-"""Finding the inputs and naming the outputs, with every mistake found beforehand."""
+"""Naming the outputs with every mistake found beforehand, and sharing the work."""
 
 import os
 from pathlib import Path
@@ -6,88 +6,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from resdiff.jobs import Input, Job, find_inputs, plan_outputs, without_existing
+from resdiff.runs.inputs import Input, find_inputs
+from resdiff.runs.jobs import Job, Shard, is_file_name, plan_outputs
 
 
 def photo_file(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (6, 4)).save(path)
     return path
-
-
-def found(arguments: list, output: Path) -> list[str]:
-    return [str(one.relative) for one in find_inputs([str(a) for a in arguments], output)]
-
-
-# --- inputs ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tree(tmp_path):
-    for name in ("b.PNG", "a.jpg", "sub/deep.JpEg", "sub/x.WebP", "sub/deeper/y.TIFF", "z.bmp", "q.avif", "t.tif"):
-        photo_file(tmp_path / "in" / name)
-    for name in ("notes.txt", ".hidden.png", "._a.jpg", ".git/x.png", "sub/c.pdf"):
-        path = tmp_path / "in" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("no image")
-    return tmp_path / "in"
-
-
-def test_folders_are_searched_recursively_whatever_the_case_of_the_suffix(tree, tmp_path):
-    expected = ["a.jpg", "b.PNG", "q.avif", "sub/deep.JpEg", "sub/deeper/y.TIFF", "sub/x.WebP", "t.tif", "z.bmp"]
-    assert found([tree], tmp_path / "out") == expected
-
-
-def test_patterns_are_expanded_relative_to_their_fixed_part(tree, tmp_path):
-    out = tmp_path / "out"
-    assert found([f"{tree}/*.jpg", f"{tree}/*.PNG"], out) == ["a.jpg", "b.PNG"]
-    assert found([f"{tree}/**/*.?pEg"], out) == ["sub/deep.JpEg"]
-    assert found([f"{tree}/s*"], out) == ["sub/deep.JpEg", "sub/deeper/y.TIFF", "sub/x.WebP"]
-    assert "notes.txt" not in found([f"{tree}/*"], out)
-
-
-def test_relative_patterns_work(tree, tmp_path, monkeypatch):
-    monkeypatch.chdir(tree)
-    assert found(["*.jpg"], tmp_path / "out") == ["a.jpg"]
-    assert found(["."], tmp_path / "out")[:2] == ["a.jpg", "b.PNG"]
-
-
-def test_a_name_with_brackets_is_a_file_if_it_exists(tmp_path):
-    photo_file(tmp_path / "a[1].png")
-    assert found([tmp_path / "a[1].png"], tmp_path / "out") == ["a[1].png"]
-
-
-def test_files_keep_their_order_and_are_taken_once(tree, tmp_path):
-    (tmp_path / "link.png").symlink_to(tree / "b.PNG")
-    arguments = [tree / "z.bmp", tree / "a.jpg", f"{tree}/../in/z.bmp", tree / "b.PNG", tmp_path / "link.png"]
-    assert found(arguments, tmp_path / "out") == ["z.bmp", "a.jpg", "b.PNG"]
-
-
-def test_results_of_an_earlier_run_below_the_input_are_no_inputs(tree):
-    photo_file(tree / "out" / "a.png")
-    assert "out/a.png" not in found([tree], tree / "out")
-    assert "out/a.png" in found([tree], tree)
-
-
-def test_nothing_found_is_an_error_that_says_what_was_looked_for(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"no input found: .*none\.png does not exist"):
-        find_inputs([str(tmp_path / "none.png")], tmp_path)
-    with pytest.raises(ValueError, match=r"no input found: .*empty.* holds no image \(\.png, "):
-        find_inputs([str(tmp_path / "empty"), f"{tmp_path}/*.jpg"], tmp_path / "out")
-
-
-def test_an_empty_name_is_not_the_current_folder(tree, monkeypatch):
-    monkeypatch.chdir(tree)
-    with pytest.raises(ValueError, match="empty string; name a file"):
-        find_inputs([""], tree / "out")
-
-
-def test_one_missing_file_among_others_is_left_to_the_run(tree, tmp_path):
-    assert found([tree / "none.png", tree / "a.jpg"], tmp_path / "out") == ["none.png", "a.jpg"]
-
-
-# --- outputs ---------------------------------------------------------------------------------------------------------
 
 
 def targets(relatives: list[str], output: Path, suffix: str | None = None) -> list[str]:
@@ -139,7 +65,7 @@ def test_an_input_is_never_overwritten(tmp_path):
     path = photo_file(tmp_path / "a.png")
     for arguments, output in (([tmp_path], tmp_path), ([path], path), ([path], tmp_path / "." / "a.png")):
         with pytest.raises(ValueError, match=r"a\.png is an input and would be overwritten"):
-            plan_outputs(find_inputs([str(a) for a in arguments], output), output)
+            plan_outputs(find_inputs([str(a) for a in arguments], output).inputs, output)
     (tmp_path / "link.png").symlink_to(path)
     with pytest.raises(ValueError, match="is an input and would be overwritten"):
         plan_outputs([Input(path, Path("a.png"))], tmp_path / "link.png")
@@ -162,6 +88,39 @@ def test_read_only_output_folders_are_found_beforehand(tmp_path):
         plan_outputs([Input(Path("/in/a.jpg"), Path("a.jpg"))], tmp_path / "locked" / "out")
 
 
-def test_existing_targets_are_left_out(tmp_path):
-    jobs = [Job(Path("/in/a.jpg"), photo_file(tmp_path / "a.png")), Job(Path("/in/b.jpg"), tmp_path / "b.png")]
-    assert without_existing(jobs) == jobs[1:]
+def test_a_file_that_comes_later_does_not_take_a_name_that_was_given_away(tmp_path):
+    later = [Input(Path("/in/one.webp"), Path("one.webp"))]
+    assert plan_outputs(later, tmp_path, taken={tmp_path / "ONE.png"})[0].target == tmp_path / "one.webp.png"
+    assert plan_outputs(later, tmp_path, taken={tmp_path / "two.png"})[0].target == tmp_path / "one.png"
+
+
+def test_formats_that_are_only_read_name_a_folder(tmp_path):
+    assert is_file_name(tmp_path / "x.PNG") and not is_file_name(tmp_path / "x.gif") and not is_file_name(tmp_path)
+
+
+# --- shards ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_job_is_in_exactly_one_shard():
+    jobs = [Job(Path(f"{i}.png"), Path(f"out/{i}.png")) for i in range(11)]
+    parts = [Shard(i, 4).of(jobs) for i in range(1, 5)]
+    assert sorted((job for part in parts for job in part), key=jobs.index) == jobs
+    assert [len(part) for part in parts] == [3, 3, 3, 2]
+    assert Shard().of(jobs) == jobs
+
+
+def test_shards_are_read_from_the_option_or_the_launcher():
+    assert Shard.parse("2/4", {"RANK": "0", "WORLD_SIZE": "2"}) == Shard(2, 4)
+    assert Shard.parse(None, {"RANK": "1", "WORLD_SIZE": "2"}) == Shard(2, 2)
+    assert Shard.parse(None, {}) == Shard(1, 1)
+    for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/2"):
+        with pytest.raises(ValueError, match="pass i/n with i from 1 to n"):
+            Shard.parse(text, {})
+    with pytest.raises(ValueError, match="RANK is '2' and WORLD_SIZE '2'; unset them"):
+        Shard.parse(None, {"RANK": "2", "WORLD_SIZE": "2"})
+
+
+def test_shards_name_themselves():
+    assert (str(Shard()), str(Shard(2, 4))) == ("", "shard 2/4: ")
+    assert Shard(2, 4).name(Path("a/report.json")) == Path("a/report.2-of-4.json")
+    assert Shard().name(Path("report.json")) == Path("report.json")

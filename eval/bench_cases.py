@@ -1,0 +1,209 @@
+"""The single measurements of `bench_pipeline`: one case, run in this process."""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Way = Literal["plain", "compiled", "graphs", "compiled, graphs", "model offload", "sequential offload", "group offload"]
+FolderWay = Literal["loop", "command"]
+FULL, SMALL = "full", "small"
+NAMES = {SMALL: "resdiff-small", FULL: "ResShift, full size"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement."""
+
+    model: str  # "small": the bundled model; "full": the published architecture, random weights
+    side: int  # of the square input, px
+    steps: int
+    dtype: str  # float32 or bfloat16
+    device: str = "cpu"
+    way: Way | FolderWay = "plain"
+    tile: int | None = None  # px of the input; None: as the pipeline chooses
+    tile_batch: int = 1
+    photos: int = 1  # in the folder, of the folder's ways
+
+    @property
+    def label(self) -> str:
+        """How the case is called in the table."""
+        text = f"{NAMES[self.model]} {self.side}->{4 * self.side}, {self.steps} steps, {self.device} {self.dtype}"
+        if self.tile is not None:
+            text += f", tiles of {self.tile}, {self.tile_batch} at once"
+        if self.way in ("loop", "command"):
+            what = "a loop of read, call, save" if self.way == "loop" else "resdiff upscale"
+            return f"{what}: {self.photos} photos, {text}"
+        return text if self.way == "plain" else f"{text}, {self.way}"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a case cost; seconds are the fastest of the repeats, `first_seconds` those of the call before them."""
+
+    load_seconds: float
+    first_seconds: float
+    wall_seconds: float
+    cpu_seconds: float
+    peak_mib: float  # above the process after import; on a GPU: of the allocator
+
+
+def resident_mib(field: str) -> float:
+    """Return a size of this process in MiB: VmRSS now, or VmHWM its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
+def reset_peak() -> None:
+    """Let VmHWM start again from here, where the kernel allows it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        print("the peak of the import cannot be reset here and is counted", file=sys.stderr)
+
+
+def full_size_pipeline(steps: int, dtype: Any) -> Any:
+    """Return the published architecture with random weights of torch's `dtype`, scheduled for `steps`."""
+    from resdiff.models.swin_unet import SwinUNet
+    from resdiff.models.vq import VQAutoencoder
+    from resdiff.pipelines.resshift import ResShiftPipeline
+    from resdiff.schedulers.resshift import ResShiftScheduler
+
+    scheduler = ResShiftScheduler(num_train_timesteps=max(steps, 4))
+    networks = (network.eval().to(dtype) for network in (SwinUNet(lq_size=64), VQAutoencoder()))
+    return ResShiftPipeline(*networks, scheduler)
+
+
+def load(case: Case) -> Any:
+    """Return the pipeline of a case, on its device, prepared in its way."""
+    import torch
+
+    from resdiff import SRPipeline
+
+    dtype = getattr(torch, case.dtype)
+    pipe = SRPipeline.from_pretrained(dtype=dtype) if case.model == SMALL else full_size_pipeline(case.steps, dtype)
+    pipe.set_progress_bar_config(disable=True)
+    if case.way == "model offload":
+        pipe.enable_model_cpu_offload()
+    elif case.way == "sequential offload":
+        pipe.enable_sequential_cpu_offload()
+    elif case.way == "group offload":
+        pipe.enable_group_offload(torch.device(case.device), offload_type="leaf_level", use_stream=True)
+    else:
+        pipe.to(case.device)
+    if case.way.startswith("compiled"):
+        for network in (pipe.unet, pipe.vae):
+            if network is not None:
+                network.compile_repeated_blocks(fullgraph=True)
+    if case.way.endswith("graphs"):
+        pipe.enable_cuda_graphs()
+    return pipe
+
+
+def fastest(run: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Return the least wall and CPU seconds of `run`."""
+    walls, cpus = [], []
+    for _ in range(repeats):
+        started, cpu = time.perf_counter(), time.process_time()
+        run()
+        walls.append(time.perf_counter() - started)
+        cpus.append(time.process_time() - cpu)
+    return min(walls), min(cpus)
+
+
+def measure_calls(case: Case, repeats: int) -> Measurement:
+    """Measure calls of one photo."""
+    import torch
+
+    if case.model == FULL:
+        from resdiff.models import swin_unet, vq  # noqa: F401  (counted as import, not as load)
+    baseline = resident_mib("VmRSS")
+    reset_peak()
+    started = time.perf_counter()
+    pipe = load(case)
+    loading = time.perf_counter() - started
+    photo = torch.rand(1, 3, case.side, case.side, generator=torch.Generator().manual_seed(0))
+
+    def call() -> None:
+        pipe(
+            photo,
+            num_inference_steps=case.steps,
+            generator=torch.Generator().manual_seed(0),
+            tile="auto" if case.tile is None else case.tile,
+            tile_batch=case.tile_batch,
+            output_type="pt",
+        )
+        if case.device == "cuda":
+            torch.cuda.synchronize()
+
+    first, _ = fastest(call, 1)
+    wall, cpu = fastest(call, repeats)
+    peak = torch.cuda.max_memory_allocated() / 2**20 if case.device == "cuda" else resident_mib("VmHWM") - baseline
+    return Measurement(loading, first, wall, cpu, peak)
+
+
+def write_photos(folder: Path, count: int, side: int) -> list[Path]:
+    """Write smooth random photos: their files are about as large as those of real ones."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(count):
+        coarse = Image.fromarray(random.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8))
+        coarse.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{i:03}.png")
+    return sorted(folder.iterdir())
+
+
+def upscale_in_a_loop(case: Case, photos: list[Path], output: Path) -> None:
+    """Do what a script would: open the model; read, call, save one photo after the other."""
+    import torch
+
+    pipe = load(case)
+    output.mkdir()
+    for path in photos:
+        done = pipe(path, num_inference_steps=case.steps, generator=torch.Generator().manual_seed(0))
+        done.images[0].save(output / path.name, compress_level=1)  # as the command does
+
+
+def upscale_by_command(case: Case, photos: list[Path], output: Path) -> None:
+    """Run `resdiff upscale` in this process, whose imports are paid for."""
+    from resdiff import cli
+
+    dtype = {"float32": "fp32", "bfloat16": "bf16"}[case.dtype]
+    options = ["--steps", str(case.steps), "--device", case.device, "--dtype", dtype]
+    arguments = ["upscale", str(photos[0].parent), "--output", str(output), *options]
+    code = cli.app(args=arguments, prog_name="resdiff", standalone_mode=False)
+    if code:
+        raise RuntimeError(f"resdiff upscale ended with {code}")
+
+
+def measure_folder(case: Case, repeats: int) -> Measurement:
+    """Measure a folder of photos, loading the model included."""
+    import torch
+
+    import resdiff.pipelines.resshift
+    import resdiff.runs.batch
+    import resdiff.runs.restorer  # noqa: F401  (imports are not what is measured)
+
+    run = upscale_in_a_loop if case.way == "loop" else upscale_by_command
+    with tempfile.TemporaryDirectory() as folder:
+        photos = write_photos(Path(folder) / "photos", case.photos, case.side)
+        outputs = (Path(folder) / f"results-{i}" for i in range(repeats + 1))
+        baseline = resident_mib("VmRSS")
+        reset_peak()
+        first, _ = fastest(lambda: run(case, photos, next(outputs)), 1)
+        wall, cpu = fastest(lambda: run(case, photos, next(outputs)), repeats)
+        results = [path for path in Path(folder).glob("results-*/*.png") if path.is_file()]
+        if len(results) != case.photos * (repeats + 1):
+            raise RuntimeError(f"{len(results)} results of {case.photos * (repeats + 1)} were written")
+    peak = torch.cuda.max_memory_allocated() / 2**20 if case.device == "cuda" else resident_mib("VmHWM") - baseline
+    return Measurement(0.0, first, wall, cpu, peak)
+
+
+def measure(case: Case, repeats: int) -> Measurement:
+    """Run one case in this process."""
+    return (measure_folder if case.way in ("loop", "command") else measure_calls)(case, repeats)

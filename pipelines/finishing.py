@@ -1,0 +1,101 @@
+"""From restored bands to results: asked size, colours, channels, samples; no step needs the whole image as floats."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resdiff.bands import resized, spans, with_halo
+from resdiff.canvas import new_canvas, release, to_samples
+from resdiff.color import WAVELET_HALO, ColorFix, Moments, color_fix, luma
+from resdiff.images import Photo, to_tensor
+from resdiff.pictures import Picture
+from resdiff.resize import bicubic_rows, row_support
+
+Size = tuple[int, int]
+ImageOutput = Literal["pil", "np", "pt", "picture"]
+
+
+def upsampled_rows(x: Tensor, size: Size, start: int, stop: int) -> Tensor:
+    """Return rows `start` to `stop` of x (B, C, h, w) resampled to `size` with Pillow's bicubic kernel."""
+    first, last = row_support(x.shape[-2], size[0], start, stop)
+    return bicubic_rows(x[..., first:last, :], size, start, stop, first, x.shape[-2])
+
+
+def known_pixels_kept(bands: Iterator[Tensor], lq: Tensor, mask: Tensor) -> Iterator[Tensor]:
+    """Put the input back where the mask (B, 1, h, w) says that it is known (0); scale 1."""
+    top = 0
+    for band in bands:
+        rows = slice(top, top + band.shape[-2])
+        top = rows.stop
+        yield band * mask[..., rows, :] + lq[..., rows, :] * (1 - mask[..., rows, :])
+
+
+def finished(
+    bands: Iterator[Tensor],  # (B, 3, rows, native width), in [-1, 1]
+    native: Size,
+    size: Size,  # that was asked for
+    lq: Tensor,  # (B, 3, h, w)
+    fix: ColorFix,
+) -> Iterator[Tensor]:
+    """Bring the bands to the asked size and correct their colours against the upsampled input; clamped."""
+    if size != native:
+        bands = resized(bands, native[0], size)
+    if fix == "adain":
+        bands = adain_bands(bands, lq, size)
+    elif fix != "none":
+
+        def corrected(content: Tensor, start: int, stop: int) -> Tensor:
+            return color_fix(content, upsampled_rows(lq, size, start, stop), fix)
+
+        bands = with_halo(bands, size, WAVELET_HALO if fix == "wavelet" else 0, corrected)
+    return (band.clamp(-1, 1) for band in bands)
+
+
+def adain_bands(bands: Iterator[Tensor], lq: Tensor, size: Size) -> Iterator[Tensor]:
+    """`resdiff.color.adain` of a stream: the image waits outside the memory until its statistics are known."""
+    content, style, device = Moments(), Moments(), lq.device
+    waiting = new_canvas((*lq.shape[:2], *size), np.float32)
+    top = 0
+    for band in bands:
+        stop = top + band.shape[-2]
+        waiting[..., top:stop, :] = content.add(band).float().cpu().numpy()
+        for start, end in spans(stop - top, size[1]):
+            style.add(upsampled_rows(lq, size, top + start, top + end))
+        release(waiting)
+        top = stop
+    (mean_x, std_x), (mean_y, std_y) = content.mean_std(), style.mean_std()
+    for start, stop in spans(*size):
+        x = torch.from_numpy(waiting[..., start:stop, :]).to(device)
+        yield (x - mean_x) / std_x * std_y + mean_y
+        release(waiting)
+
+
+def collected(bands: Iterator[Tensor], photos: Sequence[Photo], size: Size, output_type: ImageOutput) -> list[Any]:
+    """Write the bands of a batch into one result per photo, as `output_type` says.
+
+    "pt": (3, H, W) on the bands' device; "np": (H, W, 3), floats in [0, 1]; "pil" and "picture" have the photo's
+    channels, alpha enlarged by bicubic, and "picture" its bits.
+    """
+    if output_type == "pt":
+        return list(to_tensor(torch.cat(list(bands), dim=-2)))
+    plain = output_type == "np"
+    dtypes = [np.float32 if plain else np.uint16 if photo.bits == 16 else np.uint8 for photo in photos]
+    channels = [3 if plain else (1 if photo.grey else 3) + (photo.alpha is not None) for photo in photos]
+    canvases = [new_canvas((*size, c), dtype) for c, dtype in zip(channels, dtypes, strict=True)]
+    top = 0
+    for band in bands:
+        rows = slice(top, top + band.shape[-2])
+        top = rows.stop
+        for image, photo, canvas, dtype in zip(band, photos, canvases, dtypes, strict=True):
+            planes = [luma(image.float()) if photo.grey and not plain else image]
+            if photo.alpha is not None and not plain:
+                alpha = upsampled_rows(photo.alpha[None], size, rows.start, rows.stop)[0]
+                planes.append(alpha.to(image) * 2 - 1)
+            canvas[rows] = to_samples(torch.cat(planes), dtype)
+    if plain:
+        return canvases
+    pictures = [Picture(canvas, photo.metadata) for canvas, photo in zip(canvases, photos, strict=True)]
+    return pictures if output_type == "picture" else [picture.to_pil() for picture in pictures]

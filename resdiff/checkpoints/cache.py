@@ -1,0 +1,141 @@
+"""The folder that published files are fetched into: what lies there, what lacks, whose licence, and removal.
+
+Files keep their published names, so that a folder filled by hand serves as well. Hidden subfolders hold locks and the
+names of the models whose licence was shown. Importing this file does not import torch.
+"""
+
+import logging
+import os
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from resdiff.checkpoints.download import locked, part_files
+from resdiff.checkpoints.known import KNOWN, KnownAutoencoder, KnownModel, known_by_name, stem
+from resdiff.checkpoints.records import record_of
+
+logger = logging.getLogger("resdiff")
+
+
+def cache_dir() -> Path:
+    """Return the folder of published files: $RESDIFF_CACHE, or `resdiff` in the user's cache. It need not exist."""
+    if folder := os.environ.get("RESDIFF_CACHE"):
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "resdiff"
+
+
+def offline() -> bool:
+    """Whether the user wants no network: RESDIFF_OFFLINE or HF_HUB_OFFLINE is 1, true, yes or on."""
+    values = (os.environ.get(name, "").lower() for name in ("RESDIFF_OFFLINE", "HF_HUB_OFFLINE"))
+    return any(value in ("1", "true", "yes", "on") for value in values)
+
+
+def address(published: KnownModel | KnownAutoencoder) -> str:
+    """Return where a file is downloaded from: its release page, or $RESDIFF_MIRROR, a folder with files of these names."""
+    mirror = os.environ.get("RESDIFF_MIRROR")
+    return f"{mirror.rstrip('/')}/{names_of(published)[0]}" if mirror else published.url
+
+
+def names_of(published: KnownModel | KnownAutoencoder) -> tuple[str, ...]:
+    """Return the names that a file may have, the one it is fetched under first."""
+    return published.files if isinstance(published, KnownModel) else (published.file,)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return folder / name; raises ValueError unless `name` is a bare file name, which cannot lead out of the folder."""
+    if not name or name in (".", "..") or any(character in name for character in "/\\:\0"):
+        raise ValueError(f"{name!r} is not a file name within {folder}; use a name without / \\ : or ..")
+    return folder / name
+
+
+def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
+    """Return the first file in `folders` that has one of `names` or is its `.safetensors` twin."""
+    wanted = _with_twins(names)
+    paths = (inside(Path(folder), name) for folder in folders for name in wanted)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def cached(published: KnownModel | KnownAutoencoder) -> Path | None:
+    """Return the file of a network or autoencoder in the cache, unread; None if it is not there."""
+    return find_file(names_of(published), [cache_dir()])
+
+
+def others_with(model: KnownModel) -> list[str]:
+    """Return the names of the other models whose networks are in the cache and need the autoencoder of `model`."""
+    same = (other for other in KNOWN.values() if other != model and other.autoencoder == model.autoencoder)
+    return [other.name for other in same if cached(other)]
+
+
+def how_to_get(model: KnownModel, folder: Path | None = None) -> str:
+    """Return one line: the files of `model` that `folder` (default `cache_dir()`) lacks, from where, and where to put them."""
+    folder = cache_dir() if folder is None else folder
+    urls = [part.url for part in (model, model.autoencoder) if find_file(names_of(part), [folder]) is None]
+    return (
+        f"{model.name} needs {' and '.join(urls) or 'nothing more'}: download into {folder} "
+        f"(or set RESDIFF_CACHE to the folder that has them); {model.licence}"
+    )
+
+
+def show_licence(model: KnownModel) -> None:
+    """Say on the log, once per model and cache, under which licence it comes."""
+    marker = _licence_marker(model)
+    if marker.exists():
+        return
+    logger.warning("%s (%s) comes under its publisher's licence: %s", model.name, model.url, model.licence)
+    with suppress(OSError):  # of a cache that cannot be written: it is shown again
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+
+
+@dataclass(frozen=True)
+class Cached:
+    """What the cache has of a known model; None is not there."""
+
+    model: KnownModel
+    unet_file: Path | None
+    autoencoder_file: Path | None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.unet_file is not None and self.autoencoder_file is not None
+
+
+def contents() -> list[Cached]:
+    """Return what the cache has of every known model, in the table's order. No file is opened."""
+    return [Cached(model, cached(model), cached(model.autoencoder)) for model in KNOWN.values()]
+
+
+def remove(name: str) -> list[Path]:
+    """Delete the files of a known model from the cache, unfinished downloads too, and return what was deleted.
+
+    Its autoencoder stays while another network in the cache needs it. A link is deleted, not what it leads to.
+    Raises ValueError, one line: the name is unknown, a file is being downloaded or cannot be deleted.
+    """
+    model, folder = known_by_name(name), cache_dir()
+    if not folder.is_dir():
+        return []
+    names = [*names_of(model), *(() if others_with(model) else names_of(model.autoencoder))]
+    removed = []
+    for target in (inside(folder, file) for file in _with_twins(names)):
+        present = [path for path in (target, record_of(target), *part_files(target)) if os.path.lexists(path)]
+        with ExitStack() as stack:
+            if present:
+                stack.enter_context(locked(target, wait=False))
+            for path in present:
+                try:
+                    path.unlink()
+                except OSError as error:
+                    raise ValueError(f"{path} cannot be deleted ({error.strerror}); delete it by hand") from error
+                removed.append(path)
+    with suppress(OSError):
+        _licence_marker(model).unlink()
+    return removed
+
+
+def _with_twins(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(twin for name in names for twin in (name, f"{stem(name)}.safetensors")))
+
+
+def _licence_marker(model: KnownModel) -> Path:
+    return cache_dir() / ".licences" / model.name

@@ -1,0 +1,176 @@
+"""CUDA graphs as an option: a network's call is recorded once per shape and replayed as one launch.
+
+At batch 1 an eager call of a full-size network is some thousand kernels of a few microseconds each, and launching them
+costs more than running them. Tiles of one size are what graphs are made for. The mechanism is torch's (docs,
+"CUDA semantics: CUDA Graphs"): inputs are copied to fixed places, kernels are recorded on a side stream after a warm-up
+and share one memory pool, outputs are copied out.
+
+A shape is recorded when it comes the second time, so photos of ever new sizes cost nothing. Elsewhere (on a CPU, with
+gradients, in training mode, under autocast, while being compiled) the network is simply called.
+"""
+
+import threading
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+WARM_UPS = 2  # calls on the side stream before recording: libraries choose algorithms and allocate workspaces there
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """One recorded call: fill `inputs`, replay, and `output` holds the result until the next replay."""
+
+    inputs: list[Tensor]
+    output: Tensor
+    graph: torch.cuda.CUDAGraph
+
+    def replay(self, tensors: list[Tensor]) -> Tensor:
+        """Return what the recorded call returns for other values of its tensors."""
+        for static, value in zip(self.inputs, tensors, strict=True):
+            static.copy_(value)
+        self.graph.replay()
+        return self.output.clone()
+
+
+def tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the tensors among the arguments of a call, in their order."""
+    return [value for value in chain(args, kwargs.values()) if isinstance(value, Tensor)]
+
+
+def can_record(network: nn.Module, tensors: list[Tensor]) -> bool:
+    """Whether a call with these tensors runs kernels on a CUDA device and nothing else."""
+    return (
+        bool(tensors)
+        and all(tensor.is_cuda for tensor in tensors)
+        and not (torch.is_grad_enabled() or network.training or torch.is_autocast_enabled("cuda"))
+        and not torch.cuda.is_current_stream_capturing()
+    )
+
+
+def record(forward: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], pool: Any) -> Recording:
+    """Record `forward(*args, **kwargs)` into a graph. pool: of `torch.cuda.CUDAGraph.pool`, None: a new one."""
+    fixed_args = tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
+    fixed_kwargs = {name: v.clone() if isinstance(v, Tensor) else v for name, v in kwargs.items()}
+    inputs = tensors_of(fixed_args, fixed_kwargs)
+    with torch.cuda.device(inputs[0].device):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                forward(*fixed_args, **fixed_kwargs)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: threads that read and write images may use the device meanwhile
+        with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
+            output = forward(*fixed_args, **fixed_kwargs)
+    return Recording(inputs, output, graph)
+
+
+class GraphedForward:
+    """Stands for `network.forward`, replaying what was recorded; calls of several threads take turns.
+
+    Weights may change in place, move or change dtype: recordings that used others are dropped. Submodules must not be
+    replaced. `peers` are the stand-ins that share a memory pool; they must not run at the same time.
+    """
+
+    def __init__(self, network: nn.Module, limit: int, peers: "list[GraphedForward]") -> None:
+        self.network = network
+        self.forward = network.forward
+        self.limit = limit
+        self.peers = peers
+        self.recordings: dict[Hashable, Recording | None] = {}  # latest use last; None: seen once
+        self._slots = [slots for m in network.modules() for slots in (m._parameters, m._buffers) if slots]
+        self._weights: Hashable = None
+        self._lock = threading.Lock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        if torch.compiler.is_compiling():
+            return self.forward(*args, **kwargs)
+        tensors = tensors_of(args, kwargs)
+        if not can_record(self.network, tensors):
+            return self.forward(*args, **kwargs)
+        with self._lock:
+            if (weights := self.weights()) != self._weights:
+                self.recordings.clear()
+                self._weights = weights
+            key = call_key(args, kwargs)
+            if key not in self.recordings:
+                self.remember(key, None)
+                return self.forward(*args, **kwargs)
+            recording = self.recordings.pop(key)
+            if recording is None:
+                recording = record(self.forward, args, kwargs, self.pool())
+            self.remember(key, recording)
+            return recording.replay(tensors)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "GraphedForward":
+        raise TypeError("a network with CUDA graphs cannot be copied; call disable_cuda_graphs first")
+
+    def remember(self, key: Hashable, recording: Recording | None) -> None:
+        """Keep `recording`, and the `limit` latest in all."""
+        self.recordings[key] = recording
+        while len(self.recordings) > self.limit:
+            del self.recordings[next(iter(self.recordings))]
+
+    def weights(self) -> Hashable:
+        """Return where all weights lie and in which dtype: what a recording has taken down."""
+        return tuple((t.data_ptr(), t.dtype) for slots in self._slots for t in slots.values() if t is not None)
+
+    def pool(self) -> Any:
+        """Return the memory pool of a recording that is alive, else None; a pool does not outlive its graphs."""
+        alive = (r for peer in self.peers for r in peer.recordings.values() if r is not None)
+        return next((recording.graph.pool() for recording in alive), None)
+
+
+def call_key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+    """Return what must be equal for a recording to serve: shapes, dtypes and devices, values of what is no tensor."""
+
+    def described(value: Any) -> Hashable:
+        return (value.shape, value.dtype, value.device) if isinstance(value, Tensor) else value
+
+    named = tuple((name, described(value)) for name, value in chain(enumerate(args), kwargs.items()))
+    return torch.is_inference_mode_enabled(), named
+
+
+def recorded_parts(networks: Iterable[nn.Module]) -> list[nn.Module]:
+    """Return the modules whose `forward` is called: an autoencoder's halves, other networks themselves."""
+    parts: list[Any] = []
+    for network in networks:
+        parts += [network.encoder, network.decoder] if hasattr(network, "encoder") else [network]
+    return parts
+
+
+def enable_cuda_graphs(networks: Iterable[nn.Module], limit: int = 8) -> None:
+    """Record and replay the calls of `networks` on CUDA devices, `limit` shapes each; elsewhere nothing changes.
+
+    Raises ValueError for a network that is compiled as a whole or offloaded.
+    """
+    if limit < 1:
+        raise ValueError(f"limit={limit} must be at least 1 shape")
+    parts = recorded_parts(networks)
+    for part in parts:
+        name = type(part).__name__
+        if hasattr(part, "_orig_mod") or part._compiled_call_impl is not None:
+            raise ValueError(
+                f"{name} is compiled as a whole; compile it with mode='reduce-overhead' instead of CUDA graphs, or use "
+                "compile_repeated_blocks"
+            )
+        if any(hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook") for module in part.modules()):
+            raise ValueError(f"{name} is offloaded or cast layer by layer, its weights move: leave out CUDA graphs")
+    disable_cuda_graphs(parts)
+    peers: list[GraphedForward] = []
+    for part in parts:
+        peers.append(GraphedForward(part, limit, peers))
+        vars(part)["forward"] = peers[-1]
+
+
+def disable_cuda_graphs(networks: Iterable[nn.Module]) -> None:
+    """Forget all recordings and call `networks` as before."""
+    for part in recorded_parts(networks):
+        if isinstance(vars(part).get("forward"), GraphedForward):
+            del vars(part)["forward"]

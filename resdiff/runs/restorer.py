@@ -1,0 +1,201 @@
+"""From what `resdiff upscale` was asked for to a function that restores photos. Imports nothing heavy at module level."""
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from resdiff.sizes import scaled_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from resdiff.images import Photo
+    from resdiff.pictures import Picture
+
+Memory = Literal["cuda_peak_mib", "process_peak_mib_so_far"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What `resdiff upscale` was asked for; None is the pipeline's own default."""
+
+    model: str | None = None
+    known_as: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    scale: float | None = None
+    num_inference_steps: int | None = None
+    prompt: str | None = None
+    seed: int = 0
+    color_fix: str = "auto"
+    tile: str | int = "auto"
+    tile_batch: int = 1
+    mask: Path | None = None
+    compile: bool = False
+    cuda_graphs: bool = False
+
+    @property
+    def one_generator(self) -> bool:
+        """Whether draws come in the published order, from one generator through all tiles of one image."""
+        return isinstance(self.tile, str) and self.tile.startswith("reference")
+
+
+@dataclass(frozen=True)
+class Restored:
+    """One result, and what it took."""
+
+    picture: "Picture"
+    tile: int | None = None  # LR pixels of a tile's side; None: not tiled
+    peak_mib: float | None = None  # memory, see `Restorer.memory`
+
+
+def load_pipeline(settings: Settings) -> Any:
+    """Return the `SRPipeline` that `settings` name, on its device. ValueError or OSError, one line, when there is none."""
+    from resdiff.devices import check_device, check_dtype, find_cpp_compiler
+    from resdiff.runs.launcher import local_device, share_cores
+
+    device = check_device(local_device(settings.device, os.environ))
+    dtype = check_dtype(settings.dtype, device)
+    share_cores(os.environ)
+    from diffusers.utils.logging import disable_progress_bar
+
+    from resdiff.pipelines import SRPipeline
+
+    disable_progress_bar()  # of loading; a command shows one bar, that of its files
+    pipe = SRPipeline.from_pretrained(settings.model, dtype=dtype, known_as=settings.known_as).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    if settings.compile:
+        if device.type == "cpu" and find_cpp_compiler() is None:
+            raise ValueError("compile needs a C++ compiler, which is not found; install g++, or leave it out")
+        for network in pipe.networks:
+            network.compile_repeated_blocks()
+    if settings.cuda_graphs:
+        pipe.enable_cuda_graphs()
+    return pipe
+
+
+class Restorer:
+    """Photos -> finished pictures through `pipe`, every photo with a generator of the same seed.
+
+    A result therefore depends neither on the order of the files nor on the batch size. With tile="reference" one
+    generator is drawn from in the published order: pass one photo at a time.
+
+    Raises ValueError when the model cannot do what `settings` ask for.
+    """
+
+    def __init__(self, pipe: Any, settings: Settings):
+        self.pipe = pipe
+        self.settings = settings
+        self.scale: float = settings.scale or pipe.native_scale
+        self.steps: int = settings.num_inference_steps or pipe.default_steps
+        on_cuda = pipe.device.type == "cuda"
+        self.memory: Memory = "cuda_peak_mib" if on_cuda else "process_peak_mib_so_far"
+        pipe.as_tiling(settings.tile)
+        pipe.check_inputs(
+            prompt=settings.prompt,
+            mask=settings.mask,
+            scale=self.scale,
+            steps=self.steps,
+            num_images_per_prompt=1,
+            color_fix=settings.color_fix,
+            output_type="picture",
+            tile_batch=settings.tile_batch,
+        )
+
+    def size(self, photo: "Photo") -> tuple[int, int]:
+        """Return the (height, width) of the result for `photo`."""
+        return scaled_size(photo.pixels.shape[-2], photo.pixels.shape[-1], self.scale)
+
+    def __call__(self, photos: list["Photo"]) -> list[Restored]:
+        """Restore photos of one size; same length and order."""
+        import torch
+
+        settings = self.settings
+        generators = [torch.Generator().manual_seed(settings.seed) for _ in photos]
+        if self.memory == "cuda_peak_mib":
+            torch.cuda.reset_peak_memory_stats(self.pipe.device)
+        done = self.pipe(
+            photos,
+            settings.prompt,
+            mask=settings.mask,
+            scale=settings.scale,
+            num_inference_steps=settings.num_inference_steps,
+            generator=generators[0] if settings.one_generator else generators,
+            color_fix=settings.color_fix,
+            tile=settings.tile,
+            tile_batch=settings.tile_batch,
+            output_type="picture",
+        )
+        peak = self._peak_mib()
+        return [Restored(image, tile, peak) for image, tile in zip(done.images, done.tile_sizes, strict=True)]
+
+    def record(self) -> dict[str, Any]:
+        """Return what decides the pixels, by the name of its option, with the defaults filled in.
+
+        A mask and the weights stand for themselves by a hash: files may be moved or copied to another machine.
+        """
+        settings, pipe = self.settings, self.pipe
+        fix = pipe.default_color_fix if settings.color_fix == "auto" else settings.color_fix
+        return {
+            "model": settings.model or "resdiff-small",
+            "weights": weights_hash(pipe),
+            "scale": float(self.scale),
+            "steps": self.steps,
+            "prompt": settings.prompt,
+            "seed": settings.seed,
+            "color-fix": fix,
+            "tile": settings.tile,
+            "device": pipe.device.type,
+            "dtype": str(pipe.dtype).removeprefix("torch."),
+            "compile": settings.compile,  # other kernels round otherwise
+            "mask": None if settings.mask is None else hashlib.sha256(settings.mask.read_bytes()).hexdigest()[:16],
+        }
+
+    def _peak_mib(self) -> float:
+        if self.memory == "cuda_peak_mib":
+            import torch
+
+            return torch.cuda.max_memory_allocated(self.pipe.device) / 2**20
+        return process_peak_mib()
+
+
+def weights_hash(pipe: Any) -> str:
+    """Return 16 hex digits that stand for the configuration and weights of `pipe`.
+
+    Of each tensor the shape and up to 64 numbers spread over it count: training moves all numbers, and a network of
+    500 MB is told from its copies in a moment.
+    """
+    digest = hashlib.sha256(json.dumps(_settings_of(pipe), sort_keys=True, default=str).encode())
+    for part in sorted(pipe.components):
+        module = pipe.components[part]
+        digest.update(json.dumps([part, _settings_of(module)], sort_keys=True, default=str).encode())
+        for name, tensor in module.state_dict().items() if hasattr(module, "state_dict") else ():
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(_sample(tensor))
+    return digest.hexdigest()[:16]
+
+
+def _settings_of(part: Any) -> dict[str, Any]:
+    """Return a component's configuration without what says where it came from and who wrote it."""
+    return {key: value for key, value in getattr(part, "config", {}).items() if not key.startswith("_")}
+
+
+def _sample(tensor: "Tensor") -> bytes:
+    flat = tensor.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // 64)].float().cpu().numpy().tobytes()
+
+
+def process_peak_mib() -> float:
+    """Return the most memory that this process has held so far, in MiB."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere

@@ -1,0 +1,8 @@
+"""Sizes of results. Imports nothing heavy: the command line plans with it before anything is loaded."""
+
+import math
+
+
+def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Return the output size (height, width): floor(side * scale + 0.5), at least 1."""
+    return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))

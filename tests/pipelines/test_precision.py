@@ -1,0 +1,72 @@
+"""Half precision that is not finite is computed again in float32."""
+
+import logging
+
+import pytest
+import torch
+
+from resdiff.pipelines.precision import in_float32, may_retry
+
+
+def photo(height: int = 12, width: int = 10) -> torch.Tensor:
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def half(pipe):
+    """The shared pipelines in bfloat16, for one test."""
+    networks = [part for part in (pipe.unet, pipe.vae) if part is not None]
+    kept = [(tensor, tensor.data) for network in networks for tensor in network.parameters()]
+    for tensor, data in kept:
+        tensor.data = data.bfloat16()
+    yield pipe
+    for tensor, data in kept:
+        tensor.data = data
+
+
+def overflow_in_half(pipe, monkeypatch) -> None:
+    """Make the decoded image Inf, as an overflow would, unless the networks are in float32."""
+    decode = pipe.decode
+
+    def decoded(latents: torch.Tensor) -> torch.Tensor:
+        image = decode(latents)
+        return image if pipe.unet.dtype == torch.float32 else image / 0
+
+    monkeypatch.setattr(pipe, "decode", decoded)
+
+
+def test_an_overflow_is_computed_again_and_the_weights_are_what_they_were(half, monkeypatch, caplog) -> None:
+    before = {id(p): (p.data_ptr(), p.dtype) for p in half.unet.parameters()}
+    overflow_in_half(half, monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        images = half(photo(), generator=torch.Generator().manual_seed(0), output_type="pt").images
+    assert torch.isfinite(images).all() and images.std() > 0.01  # neither NaN nor black
+    assert [r.getMessage() for r in caplog.records] == [
+        "a result is not finite in torch.bfloat16; computing it again in float32"
+    ]
+    assert before == {id(p): (p.data_ptr(), p.dtype) for p in half.unet.parameters()}
+
+
+def test_what_is_not_finite_in_float32_either_is_an_error(half, monkeypatch) -> None:
+    monkeypatch.setattr(half, "decode", lambda latents: latents * float("nan"))
+    with pytest.raises(RuntimeError, match=r"the result is not finite in torch\.bfloat16"):
+        half(photo())
+    assert half.unet.dtype == torch.bfloat16
+
+
+def test_weights_come_back_after_an_error() -> None:
+    network = torch.nn.Linear(2, 2).bfloat16()
+    kept = network.weight.data_ptr()
+    with pytest.raises(KeyError), in_float32([network]):
+        assert network.weight.dtype == torch.float32
+        raise KeyError
+    assert network.weight.dtype == torch.bfloat16 and network.weight.data_ptr() == kept
+
+
+def test_networks_that_others_move_are_left_alone(pixel) -> None:
+    assert not may_retry([pixel.unet])  # float32 has nothing to gain
+    network = torch.nn.Linear(2, 2).bfloat16()
+    network.dtype = torch.bfloat16
+    assert may_retry([network])
+    network._hf_hook = object()
+    assert not may_retry([network])
