@@ -5,7 +5,6 @@ output types happen here, by calling pure functions; nothing here names a family
 """
 
 import logging
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,15 +22,16 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from resdiff.color import ColorFix
-from resdiff.cuda_graphs import disable_cuda_graphs, enable_cuda_graphs
+from resdiff.cuda_graphs import disable_cuda_graphs, enable_cuda_graphs, forget_recordings
+from resdiff.memory import give_back
 from resdiff.noise import Noise, SeededNoise, SequentialNoise, StackedNoise, seeds_from
 from resdiff.pipelines.callbacks import StepShower
 from resdiff.pipelines.finishing import ImageOutput, collected, finished, known_pixels_kept
 from resdiff.pipelines.inputs import Item, check_latents, read_photos_and_masks, same_size_batches, sequential_generator
-from resdiff.pipelines.precision import in_float32, may_retry
+from resdiff.pipelines.precision import Rescue
 from resdiff.pipelines.tiles import Halving, Restore, restored_bands, side_that_fits
 from resdiff.resize import pad_to_multiple
-from resdiff.sizes import scaled_size
+from resdiff.sizes import LARGEST_SCALE, scaled_size
 from resdiff.tiling import Box, Chop, Smooth, parse_chop
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 OutputType: TypeAlias = ImageOutput | Literal["latent"]
 ColorChoice: TypeAlias = Literal["auto"] | ColorFix
 Tile: TypeAlias = str | int | Chop | Smooth
-BATCH_PIXELS = 512 * 512  # LR pixels that run through the network together; results do not depend on it
+BATCH_PIXELS = 512 * 512  # LR pixels that run through the network together
 Callback = Callable[["SRPipeline", int, int, dict[str, Tensor]], dict[str, Tensor]]
 OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 NoiseOf = Callable[[list[Box]], Noise]
@@ -67,7 +67,12 @@ class SRPipeline(DiffusionPipeline):
     max_steps: int | None = None  # None: any number
     _interrupt = False
     _num_timesteps = 0
+    _fitting_tiles: dict[tuple[int, int], int]  # largest side for which memory sufficed, by (side asked for, batch)
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "pred_original_sample"]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fitting_tiles = {}
 
     @classmethod
     def from_pretrained(cls, model: str | Path | None = None, **kwargs: Any) -> Self:
@@ -192,15 +197,18 @@ class SRPipeline(DiffusionPipeline):
         # 2. Read images and masks; every result has its own seed
         photos, masks = read_photos_and_masks(lr, mask)
         count = len(photos) * num_images_per_prompt
+        if latents is not None and isinstance(tiling, Chop):
+            raise ValueError('latents are not for tile="reference", which draws the noise of each tile; leave one out')
         if latents is not None:
             check_latents(latents, count, [self.latent_shape(*photo.pixels.shape[-2:]) for photo in photos])
         seeds = None if isinstance(tiling, Chop) else seeds_from(generator, count)
         items = [Item(i, photos[i // num_images_per_prompt], masks[i // num_images_per_prompt]) for i in range(count)]
+        rescue = Rescue(self.networks)
         at_once = min(tiling.size**2 if isinstance(tiling, Smooth) else BATCH_PIXELS, BATCH_PIXELS)
 
         results: list[Any] = []
         tile_sizes: list[int | None] = []
-        for batch in same_size_batches(items, at_once):
+        for batch in same_size_batches(items, at_once, self.padding_multiple):
             lq = stacked([item.photo.pixels for item in batch]).to(self._execution_device)
             hole = None if mask is None else torch.stack([item.mask for item in batch if item.mask is not None]).to(lq)
             lq = lq if hole is None else lq * (1 - hole) - hole  # what is unknown is black
@@ -211,15 +219,18 @@ class SRPipeline(DiffusionPipeline):
             else:
                 first = None if latents is None else latents[batch[0].index : batch[-1].index + 1]
                 noise_of = partial(seeded_noise, [seeds[item.index] for item in batch], lq.device, first)
-            restore = partial(self.restore_tiles, noise_of=noise_of, num_inference_steps=steps, on_step=on_step)
+            canvas = lq if hole is None else torch.cat([lq, hole], dim=1)
+            chain = partial(self.restore_padded, noise_of=noise_of, num_inference_steps=steps, on_step=on_step)
             if output_type == "latent":
-                results.extend(self.restore_latents(lq, hole, noise_of, num_inference_steps=steps, on_step=on_step))
+                whole = [Box(0, 0, *canvas.shape[-2:])]
+                results.extend(rescue(partial(chain, canvas, whole)))
                 tile_sizes += [None] * len(batch)
                 continue
-            canvas = lq if hole is None else torch.cat([lq, hole], dim=1)
+            restore = partial(self.restore_tiles, chain=chain, rescue=rescue)
             if isinstance(tiling, Smooth):  # padding first keeps the tiles on the network's grid
                 canvas, _ = pad_to_multiple(canvas, self.padding_multiple)
-                restore = Halving(restore, self.native_scale, self.default_tiling, tiling.size)
+                fitting = self._fitting_tiles.get((tiling.size, tile_batch), tiling.size)
+                restore = Halving(restore, self.native_scale, self.default_tiling, fitting, self.give_back)
             bands = restored_bands(restore, canvas, tiling, self.native_scale, tile_batch)
 
             # 4. Known pixels, asked size, colour
@@ -234,6 +245,8 @@ class SRPipeline(DiffusionPipeline):
             # 5. Alpha, bit depth, output type
             results += collected(bands, [item.photo for item in batch], size, output_type)
             tile_sizes += [used_tile(tiling, restore, height, width)] * len(batch)
+            if isinstance(restore, Halving) and isinstance(tiling, Smooth):  # what was learnt holds for the next images
+                self._fitting_tiles[tiling.size, tile_batch] = restore.limit
         self.maybe_free_model_hooks()
         images = collate(results, output_type)
         return SRPipelineOutput(images=images, tile_sizes=tile_sizes) if return_dict else (images,)
@@ -252,8 +265,10 @@ class SRPipeline(DiffusionPipeline):
         tile_batch: int = 1,
     ) -> None:
         """Raise ValueError for what cannot be meant, in one line each; warn once about an unused prompt."""
-        if not isinstance(scale, Real) or not (math.isfinite(scale) and scale > 0):
-            raise ValueError(f"scale={scale!r} must be a positive number, such as {self.native_scale}")
+        if not isinstance(scale, Real) or not 0 < scale <= LARGEST_SCALE:
+            raise ValueError(
+                f"scale={scale!r} must be a positive number up to {LARGEST_SCALE}, such as {self.native_scale}"
+            )
         counts = {"num_images_per_prompt": num_images_per_prompt, "tile_batch": tile_batch}
         for name, count in {"num_inference_steps": steps, **counts}.items():
             if not isinstance(count, Integral):
@@ -286,6 +301,10 @@ class SRPipeline(DiffusionPipeline):
         if tile == "off":
             return None
         if isinstance(tile, Smooth):
+            if tile.size % self.padding_multiple or tile.step % self.padding_multiple:
+                raise ValueError(
+                    f"{tile}: size and size - overlap must be multiples of {self.padding_multiple} for this model"
+                )
             return tile
         if tile == "auto":
             largest = self.default_tiling()
@@ -300,48 +319,32 @@ class SRPipeline(DiffusionPipeline):
             )
         return chop.at_scale(self.native_scale)
 
-    def restore_latents(
-        self,
-        lq: Tensor,  # (B, 3, h, w)
-        mask: Tensor | None,
-        noise_of: NoiseOf,
-        **options: Any,  # of `restore`
-    ) -> Tensor:
-        """Return the latents of whole images, padded to `padding_multiple`."""
-        padded, _ = pad_to_multiple(lq if mask is None else torch.cat([lq, mask], dim=1), self.padding_multiple)
-        box = Box(0, 0, *padded.shape[-2:])
-        return self.restore(padded[:, :3], noise_of([box]), mask=padded[:, 3:] if mask is not None else None, **options)
-
-    def restore_tiles(
+    def restore_padded(
         self,
         tiles: Tensor,  # (T B, 3, h, w), or 4 channels with the mask; tile-major
         boxes: list[Box],  # the T places
+        *,
         noise_of: NoiseOf,
-        **options: Any,  # of `restore`
+        num_inference_steps: int,
+        on_step: OnStep,
     ) -> Tensor:
-        """Return images (T B, 3, h * native_scale, w * native_scale) clamped to [-1, 1].
-
-        Where half precision gives NaN or Inf, the tiles are computed again in float32. Raises RuntimeError when that
-        gives them as well.
-        """
-        height, width = tiles.shape[-2:]
+        """Return the latents of tiles, padded to `padding_multiple`."""
         padded, _ = pad_to_multiple(tiles, self.padding_multiple)
         places = [replace(box, height=padded.shape[-2], width=padded.shape[-1]) for box in boxes]
         mask = padded[:, 3:] if tiles.shape[1] > 3 else None
+        return self.restore(
+            padded[:, :3], noise_of(places), mask=mask, num_inference_steps=num_inference_steps, on_step=on_step
+        )
 
-        def run() -> Tensor:
-            image = self.decode(self.restore(padded[:, :3], noise_of(places), mask=mask, **options))
-            return image[..., : height * self.native_scale, : width * self.native_scale]
+    def restore_tiles(
+        self, tiles: Tensor, boxes: list[Box], *, chain: Callable[[Tensor, list[Box]], Tensor], rescue: Rescue
+    ) -> Tensor:
+        """Return images (T B, 3, h * native_scale, w * native_scale) clamped to [-1, 1]; `chain`: `restore_padded`.
 
-        image = run()
-        if not torch.isfinite(image).all() and may_retry(self.networks):
-            logger.warning("a result is not finite in %s; computing it again in float32", self.dtype)
-            with in_float32(self.networks):
-                image = run()
-        if not torch.isfinite(image).all():
-            remedy = "check the weights" if self.dtype == torch.float32 else "open the model with dtype=torch.float32"
-            raise RuntimeError(f"the result is not finite in {self.dtype}; {remedy}")
-        return image.clamp(-1, 1)
+        Raises RuntimeError when they are not finite, see `Rescue`.
+        """
+        height, width = (side * self.native_scale for side in tiles.shape[-2:])
+        return rescue(lambda: self.decode(chain(tiles, boxes))[..., :height, :width]).clamp(-1, 1)
 
     @property
     def networks(self) -> list[torch.nn.Module]:
@@ -359,6 +362,11 @@ class SRPipeline(DiffusionPipeline):
         _, options = cls._get_signature_keys(cls)
         new = cls(**pipeline.components | {name: pipeline.config[name] for name in options} | changes)
         return new if dtype is None else new.to(dtype=dtype)
+
+    def give_back(self) -> None:
+        """Free what is held for speed alone: recorded CUDA graphs, and what torch's allocator keeps."""
+        forget_recordings(self.networks)
+        give_back()
 
     def enable_cuda_graphs(self, limit: int = 8) -> None:
         """Record and replay the networks' calls on CUDA devices, `limit` shapes each; see `resdiff.cuda_graphs`."""
@@ -389,7 +397,7 @@ def seeded_noise(seeds: Sequence[int], device: torch.device, first: Tensor | Non
 
 def sequential_noise(generator: torch.Generator | None, device: torch.device, boxes: list[Box]) -> Noise:
     """Return the noise of stacked tiles in the published order of draws."""
-    return SequentialNoise(generator, device, boxes[0])
+    return SequentialNoise(generator, device)
 
 
 def cropped(bands: Iterator[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
@@ -413,4 +421,6 @@ def collate(results: list[Any], output_type: OutputType) -> Any:
     """Stack results of one size for "np", "pt" and "latent"; a list otherwise."""
     if output_type in ("pil", "picture") or len({tuple(r.shape) for r in results}) > 1:
         return results
+    if len(results) == 1:  # it may be large: no copy
+        return results[0][None]
     return np.stack(results) if output_type == "np" else torch.stack(results)

@@ -66,11 +66,29 @@ def adain_bands(bands: Iterator[Tensor], lq: Tensor, size: Size) -> Iterator[Ten
             style.add(upsampled_rows(lq, size, top + start, top + end))
         release(waiting)
         top = stop
-    (mean_x, std_x), (mean_y, std_y) = content.mean_std(), style.mean_std()
+    mean_x, std_x, mean_y, std_y = (x.to(device) for x in (*content.mean_std(), *style.mean_std()))
     for start, stop in spans(*size):
         x = torch.from_numpy(waiting[..., start:stop, :]).to(device)
         yield (x - mean_x) / std_x * std_y + mean_y
         release(waiting)
+
+
+def whole(bands: Iterator[Tensor], count: int, size: Size) -> Tensor:
+    """Return the image of a stream, (count, 3, H, W) in [0, 1]. Raises RuntimeError when there is no memory for it."""
+    out, top = None, 0
+    for band in bands:
+        if out is None:
+            try:
+                out = band.new_empty(count, 3, *size, dtype=torch.float32)
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"no memory for a result of {size[1]}x{size[0]} floats; use output_type='picture'"
+                ) from error
+        out[..., top : top + band.shape[-2], :] = to_tensor(band)
+        top += band.shape[-2]
+    if out is None:
+        raise ValueError("no band came")
+    return out
 
 
 def collected(bands: Iterator[Tensor], photos: Sequence[Photo], size: Size, output_type: ImageOutput) -> list[Any]:
@@ -80,7 +98,7 @@ def collected(bands: Iterator[Tensor], photos: Sequence[Photo], size: Size, outp
     channels, alpha enlarged by bicubic, and "picture" its bits.
     """
     if output_type == "pt":
-        return list(to_tensor(torch.cat(list(bands), dim=-2)))
+        return list(whole(bands, len(photos), size))
     plain = output_type == "np"
     dtypes = [np.float32 if plain else np.uint16 if photo.bits == 16 else np.uint8 for photo in photos]
     channels = [3 if plain else (1 if photo.grey else 3) + (photo.alpha is not None) for photo in photos]

@@ -1,5 +1,6 @@
 """What a call is given, brought into the order in which it is worked on."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -36,10 +37,11 @@ def read_photos_and_masks(lr: Any, mask: Any) -> tuple[list[Photo], list[Tensor 
     return photos, list(masks)
 
 
-def same_size_batches(items: list[Item], pixels: int) -> Iterator[list[Item]]:
-    """Yield runs of consecutive items of one size that have about `pixels` LR pixels together."""
+def same_size_batches(items: list[Item], pixels: int, multiple: int = 1) -> Iterator[list[Item]]:
+    """Yield runs of consecutive items of one size that have about `pixels` LR pixels together, padded to `multiple`."""
     for (height, width), group in groupby(items, key=lambda item: item.photo.pixels.shape[-2:]):
-        run, limit = list(group), max(1, pixels // (height * width))
+        padded = math.ceil(height / multiple) * math.ceil(width / multiple) * multiple**2
+        run, limit = list(group), max(1, pixels // padded)
         yield from (run[start : start + limit] for start in range(0, len(run), limit))
 
 

@@ -2,30 +2,24 @@
 
 import difflib
 import re
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from resdiff.checkpoints.cache import inside
+from resdiff.checkpoints.descriptions import pipeline_description
 from resdiff.checkpoints.fetch import fetch
-from resdiff.checkpoints.known import KNOWN
+from resdiff.checkpoints.known import BUNDLED, KNOWN, bundled_folder
 from resdiff.checkpoints.resshift import resolve
-from resdiff.checkpoints.saved import check_component, check_weights, is_component, json_object
+from resdiff.checkpoints.saved import check_component, check_weights, is_component
 from resdiff.pipelines.base import SRPipeline
 from resdiff.pipelines.bicubic import BicubicPipeline
 from resdiff.pipelines.registry import FAMILIES
 from resdiff.pipelines.resshift import ResShiftPipeline
 
-BUNDLED = "resdiff-small"
 # what diffusers and constructors raise on a description that somebody edited or that is damaged
 REFUSALS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
-
-
-def bundled_folder() -> Path:
-    """Return the folder of the model that ships with the package."""
-    return Path(str(files("resdiff"))) / "weights" / BUNDLED
 
 
 def open_pipeline(
@@ -63,12 +57,7 @@ def open_pipeline(
 
 def open_folder(folder: Path, **kwargs: Any) -> SRPipeline:
     """Open a folder written by `save_pretrained` with the class that its `model_index.json` names."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise ValueError(
-            f"{folder} holds no model_index.json; pass a folder written by save_pretrained or resdiff convert"
-        )
-    description = json_object(index)
+    description = pipeline_description(folder)
     name = description.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
         raise ValueError(f"{folder} was saved by {name}, which is none of {', '.join(FAMILIES)}")

@@ -126,8 +126,8 @@ class ResShiftPipeline(SRPipeline):
         return image if self.vae is None else self.vae.encode(image.to(self.vae.dtype)).float()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the float32 images of latents, not clamped."""
-        return latents if self.vae is None else self.vae.decode(latents.to(self.vae.dtype)).float()
+        """Return the float32 images of float32 latents, not clamped. Codes are chosen before anything is rounded."""
+        return latents if self.vae is None else self.vae.decode(latents).float()
 
     def restore(
         self, lq: Tensor, noise: Noise, *, mask: Tensor | None, num_inference_steps: int, on_step: OnStep
@@ -151,6 +151,7 @@ class ResShiftPipeline(SRPipeline):
             model_input = self.scheduler.scale_model_input(x_t, t).to(self.unet.dtype)
             embedding = embeddings[i : i + 1]
             model_output = self.unet(model_input, t.expand(len(x_t)), embedding=embedding, **conditions).float()
+            # what is not looked at is not drawn: in the deterministic step, and in the last one
             unused = self.scheduler.config.deterministic or (i == num_inference_steps - 1 and not noise.in_order)
             step_noise = y if unused else noise(i + 1, x_t.shape)
             step = self.scheduler.step(model_output, t, x_t, y=y, noise=step_noise)

@@ -30,6 +30,7 @@ class Halving:
     scale: int
     tiling_of: Callable[[int], Smooth]  # the model's tiles of about a side
     limit: int  # largest side that is tried
+    give_back: Callable[[], None] = give_back  # frees what it can
 
     def __call__(self, x: Tensor, boxes: list[Box]) -> Tensor:
         """Restore tiles of one size. Raises RuntimeError in one line when the smallest tile does not fit either."""
@@ -41,7 +42,7 @@ class Halving:
                 if not is_out_of_memory(error):
                     raise
             # here, not in the handler: a traceback that is being handled holds what filled the memory
-            give_back()
+            self.give_back()
             self.limit = self.tiling_of(side // 2).size
             if self.limit >= side:
                 raise RuntimeError(f"out of memory with tiles of {side} px, the smallest; close other programs")

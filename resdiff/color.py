@@ -147,25 +147,30 @@ def _mean_std(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Moments:
-    """Mean and standard deviation of an image that comes in parts, as `adain` uses them."""
+    """Mean and standard deviation of an image that comes in parts, as `adain` uses them.
+
+    Parts are joined by the pairwise rule of Chan, Golub and LeVeque (1983), in float64 on the CPU.
+    """
 
     def __init__(self) -> None:
         self._count = 0
-        self._sum = self._squares = torch.zeros(())
+        self._mean = self._squares = torch.zeros((), dtype=torch.float64)  # of the deviations from the mean
 
     def add(self, part: Tensor) -> Tensor:
         """Count `part`, (B, C, rows, W), in; returns it."""
-        exact = part.double()
-        self._count += part[0, 0].numel()
-        self._sum = self._sum.to(exact) + exact.sum(dim=(-2, -1), keepdim=True)
-        self._squares = self._squares.to(exact) + exact.square().sum(dim=(-2, -1), keepdim=True)
+        statistics = torch.var_mean(_at_least_float32(part), dim=(-2, -1), correction=0, keepdim=True)
+        variance, mean = (x.cpu().double() for x in statistics)  # (B, C, 1, 1)
+        count = part[0, 0].numel()
+        before, self._count = self._count, self._count + count
+        step = mean - self._mean
+        self._mean = self._mean + step * count / self._count
+        self._squares = self._squares + variance * count + step.square() * before * count / self._count
         return part
 
     def mean_std(self) -> tuple[Tensor, Tensor]:
-        """Return both, (B, C, 1, 1), float32. Of a single pixel the variance is 0."""
-        mean = self._sum / self._count
-        variance = (self._squares - self._count * mean.square()).clamp(min=0) / max(1, self._count - 1)
-        return mean.float(), (variance + ADAIN_EPS).sqrt().float()
+        """Return both, (B, C, 1, 1), float32 on the CPU. Of a single pixel the variance is 0."""
+        variance = self._squares / max(1, self._count - 1)
+        return self._mean.float(), (variance + ADAIN_EPS).sqrt().float()
 
 
 def _blur(x: Tensor, radius: int) -> Tensor:

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resdiff.devices import is_hooked
+
 WARM_UPS = 2  # calls on the side stream before recording: libraries choose algorithms and allocate workspaces there
 
 
@@ -78,7 +80,9 @@ class GraphedForward:
     replaced. `peers` are the stand-ins that share a memory pool; they must not run at the same time.
     """
 
-    def __init__(self, network: nn.Module, limit: int, peers: "list[GraphedForward]") -> None:
+    def __init__(
+        self, network: nn.Module, limit: int, peers: "list[GraphedForward]", lock: "threading.RLock | None" = None
+    ) -> None:
         self.network = network
         self.forward = network.forward
         self.limit = limit
@@ -86,7 +90,7 @@ class GraphedForward:
         self.recordings: dict[Hashable, Recording | None] = {}  # latest use last; None: seen once
         self._slots = [slots for m in network.modules() for slots in (m._parameters, m._buffers) if slots]
         self._weights: Hashable = None
-        self._lock = threading.Lock()
+        self._lock = lock or threading.RLock()  # of all peers: they share the pool
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         if torch.compiler.is_compiling():
@@ -104,7 +108,11 @@ class GraphedForward:
                 return self.forward(*args, **kwargs)
             recording = self.recordings.pop(key)
             if recording is None:
-                recording = record(self.forward, args, kwargs, self.pool())
+                try:
+                    recording = record(self.forward, args, kwargs, self.pool())
+                except RuntimeError:  # no memory for it, or a call that cannot be recorded: without, it may work
+                    forget(self.peers)
+                    return self.forward(*args, **kwargs)
             self.remember(key, recording)
             return recording.replay(tensors)
 
@@ -160,13 +168,28 @@ def enable_cuda_graphs(networks: Iterable[nn.Module], limit: int = 8) -> None:
                 f"{name} is compiled as a whole; compile it with mode='reduce-overhead' instead of CUDA graphs, or use "
                 "compile_repeated_blocks"
             )
-        if any(hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook") for module in part.modules()):
+        if is_hooked(part):
             raise ValueError(f"{name} is offloaded or cast layer by layer, its weights move: leave out CUDA graphs")
     disable_cuda_graphs(parts)
     peers: list[GraphedForward] = []
+    lock = threading.RLock()
     for part in parts:
-        peers.append(GraphedForward(part, limit, peers))
+        peers.append(GraphedForward(part, limit, peers, lock))
         vars(part)["forward"] = peers[-1]
+
+
+def forget(peers: "Iterable[GraphedForward]") -> None:
+    """Free all recordings; they are made anew as calls come."""
+    for peer in peers:
+        peer.recordings.clear()
+    torch.cuda.empty_cache()
+
+
+def forget_recordings(networks: Iterable[nn.Module]) -> None:
+    """Free the recordings of `networks`, where there are any."""
+    stand_ins = (vars(part).get("forward") for part in recorded_parts(networks))
+    if peers := [one for one in stand_ins if isinstance(one, GraphedForward)]:
+        forget(peers)
 
 
 def disable_cuda_graphs(networks: Iterable[nn.Module]) -> None:

@@ -88,6 +88,11 @@ def _cpu_has_fast_bfloat16() -> bool:
     return bool(amx or zen)
 
 
+def is_hooked(network: torch.nn.Module) -> bool:
+    """Whether accelerate or diffusers move or cast this network's weights around its calls (offloading, fp8 storage)."""
+    return any(hasattr(part, "_hf_hook") or hasattr(part, "_diffusers_hook") for part in network.modules())
+
+
 def find_cpp_compiler() -> str | None:
     """Return the path of the C++ compiler that torch.compile would use for CPUs ($CXX first), None where there is none."""
     names = filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++"))

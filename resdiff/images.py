@@ -217,8 +217,8 @@ def _from_array(array: np.ndarray, name: str) -> list[Photo]:
         )
     if array.dtype.kind == "f":
         array = array.astype(np.float32)
-    elif array.dtype not in (np.uint8, np.uint16, np.bool_):
-        raise ValueError(f"{name} is an array of {array.dtype}; pass uint8, or floats in [0, 1]")
+    elif array.dtype.newbyteorder("=") not in (np.uint8, np.uint16, np.bool_):
+        raise ValueError(f"{name} is an array of {array.dtype}; pass uint8, uint16, or floats in [0, 1]")
     values = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
     return _from_tensor(values if values.ndim == 2 else values.movedim(-1, -3), name)
 

@@ -110,7 +110,6 @@ class SequentialNoise:
 
     generator: torch.Generator | None
     device: torch.device
-    box: Box  # unused: the place does not matter here
 
     def __call__(self, draw: int, shape: torch.Size) -> Tensor:
         source = self.generator.device if self.generator is not None else self.device

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BicubicKernel = Literal["matlab", "pil", "torch"]
+STRONGEST = 16  # reduction that torch's kernel is asked for; on CUDA its weights must fit into a block's memory
 Image8 = TypeVar("Image8", np.ndarray, Tensor)
 
 
@@ -51,7 +52,7 @@ def bicubic(x: Tensor, size: tuple[int, int], kernel: BicubicKernel) -> Tensor:
     if kernel == "torch":
         y = F.interpolate(wide, size=tuple(size), mode="bicubic", align_corners=False)
     elif kernel == "pil":
-        y = F.interpolate(wide, size=tuple(size), mode="bicubic", align_corners=False, antialias=True)
+        y = _pil_width(_pil_width(wide, size[1]).mT, size[0]).mT if _is_strong(wide, size) else _antialiased(wide, size)
     elif kernel == "matlab":
         y = _resample_mirrored(_resample_mirrored(wide, size[0], dim=-2), size[1], dim=-1)
     else:
@@ -80,15 +81,11 @@ def bicubic_rows(
     """
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     if x.shape[-1] != size[1]:
-        x = F.interpolate(x, (x.shape[-2], size[1]), mode="bicubic", align_corners=False, antialias=True)
+        x = _pil_width(x, size[1])
     if height == size[0]:
         return x[..., start - top : stop - top, :]
     indices, weights = (torch.from_numpy(table[start:stop].T.copy()) for table in _dropped_taps(height, size[0]))
-    indices = (indices - top).clamp(0, x.shape[-2] - 1)  # taps of weight 0 may point outside
-    out = torch.zeros((), dtype=x.dtype, device=x.device)
-    for index, weight in zip(indices.to(x.device), weights.to(x.device, x.dtype), strict=True):
-        out = torch.addcmul(out, x.index_select(-2, index), weight[:, None])
-    return out
+    return _weighted_rows(x, indices - top, weights)
 
 
 def matlab_legacy(image: Image8, scale: float) -> Image8:
@@ -200,9 +197,30 @@ def _resample_mirrored(x: Tensor, out_length: int, dim: Literal[-2, -1]) -> Tens
     if dim == -1:
         # whole rows are gathered much faster than columns
         return _resample_mirrored(x.mT.contiguous(), out_length, dim=-2).mT.contiguous()
-    indices, weights = _mirrored_taps(x.shape[dim], out_length)
-    taps = zip(indices.to(x.device), weights.to(x.device, x.dtype), strict=True)
-    return reduce(torch.add, (x.index_select(dim, index) * weight[:, None] for index, weight in taps))
+    return _weighted_rows(x, *_mirrored_taps(x.shape[dim], out_length))
+
+
+def _weighted_rows(x: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """Return weighted sums of rows, (..., out, W), for (P, out) tables; a tap of weight 0 may point outside."""
+    indices = indices.clamp(0, x.shape[-2] - 1).to(x.device)
+    taps = zip(indices, weights.to(x.dtype).to(x.device), strict=True)
+    return reduce(torch.add, (x.index_select(-2, index) * weight[:, None] for index, weight in taps))
+
+
+def _pil_width(x: Tensor, width: int) -> Tensor:
+    """One pass of the ``pil`` kernel along the last axis."""
+    if not _is_strong(x, (x.shape[-2], width)):
+        return _antialiased(x, (x.shape[-2], width))
+    indices, weights = (torch.from_numpy(table.T.copy()) for table in _dropped_taps(x.shape[-1], width))
+    return _weighted_rows(x.mT.contiguous(), indices, weights).mT.contiguous()
+
+
+def _is_strong(x: Tensor, size: tuple[int, int]) -> bool:
+    return x.shape[-2] > STRONGEST * size[0] or x.shape[-1] > STRONGEST * size[1]
+
+
+def _antialiased(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size=tuple(size), mode="bicubic", align_corners=False, antialias=True)
 
 
 def _reflected_indices(side: int, padded: int) -> Tensor:

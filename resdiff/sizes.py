@@ -2,6 +2,8 @@
 
 import math
 
+LARGEST_SCALE = 1000  # of output over input side; what is above is a slip
+
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
     """Return the output size (height, width): floor(side * scale + 0.5), at least 1."""

@@ -133,7 +133,7 @@ def tiled_bands(
         if sums is None:
             sums = results.new_zeros(len(x), results.shape[1], reach * scale, width * scale)
         for box, result in zip(group, results.split(len(x)), strict=True):
-            weight = (down[box.top][:, None] * across[box.left]).to(result)
+            weight = down[box.top].to(result)[:, None] * across[box.left].to(result)
             replace(box, top=box.top - top).crop(sums, scale).add_(result * weight)
         finished = (bottom - top) * scale
         for start in range(0, finished, BAND_ROWS):

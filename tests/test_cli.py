@@ -80,7 +80,9 @@ class Slow:
     default_color_fix, components, config = "none", {}, {}
     import torch
     device, dtype = torch.device("cpu"), torch.float32
-    def as_tiling(self, tile): pass
+    def as_tiling(self, tile, tile_batch):
+        from resdiff.tiling import Smooth
+        return Smooth(512, overlap=64)
     def check_inputs(self, **options): pass
     def __call__(self, photos, prompt, **options):
         from resdiff.images import to_uint8

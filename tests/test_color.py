@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from resdiff.color import COLOR_FIXES, adain, color_fix, luma_preserving, rgb_to_ycbcr, wavelet, ycbcr_to_rgb
+from resdiff.color import (
+    ADAIN_EPS,
+    COLOR_FIXES,
+    Moments,
+    adain,
+    color_fix,
+    luma_preserving,
+    rgb_to_ycbcr,
+    wavelet,
+    ycbcr_to_rgb,
+)
 
 
 @pytest.fixture
@@ -128,3 +138,15 @@ def test_methods_are_chosen_by_name(pair):
     assert torch.equal(color_fix(content, style, "luma"), luma_preserving(content, style))
     with pytest.raises(ValueError, match="none, adain, wavelet, luma"):
         color_fix(content, style, "histogram")
+
+
+def test_moments_of_parts_are_those_of_the_whole() -> None:
+    x = torch.rand(2, 3, 40, 30, generator=torch.Generator().manual_seed(0)) * 0.01 + 5  # little contrast, far from 0
+    moments = Moments()
+    for part in x.split([1, 22, 17], dim=-2):
+        assert moments.add(part) is part
+    mean, std = moments.mean_std()
+    exact = x.double()
+    expected = (exact.var(dim=(-2, -1), keepdim=True) + ADAIN_EPS).sqrt()
+    torch.testing.assert_close(mean, exact.mean(dim=(-2, -1), keepdim=True).float(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(std, expected.float(), rtol=1e-4, atol=0)

@@ -201,7 +201,7 @@ def test_damaged_exif_does_not_spoil_the_photo(tmp_path):
         (torch.zeros(8, 8, 3), r"shape \(8, 8, 3\); pass \(H, W\), \(C, H, W\)"),
         (np.zeros(3, np.uint8), r"shape \(3,\)"),
         (torch.zeros(1, 1, 3, 4, 4), r"shape \(1, 1, 3, 4, 4\)"),
-        (np.zeros((4, 4, 3), np.int64), "int64; pass uint8, or floats"),
+        (np.zeros((4, 4, 3), np.int64), "int64; pass uint8, uint16, or floats"),
         (torch.zeros(3, 4, 4, dtype=torch.int32), "int32; pass uint8, or floats"),
         (np.array([["a"]]), "<U1; pass uint8"),
         ([], "empty list"),

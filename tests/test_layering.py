@@ -30,7 +30,7 @@ ALLOWED = {
     "bands": {"resize"},
     "canvas": set(),
     "color": {"resize"},
-    "cuda_graphs": set(),
+    "cuda_graphs": {"devices"},
     "devices": set(),
     "files": set(),
     "images": {"files"},
@@ -49,13 +49,13 @@ ALLOWED = {
     "metrics": FIRST_ROW | {"models"},
     "pipelines": FIRST_ROW | {"diffusion", "schedulers", "models", "checkpoints"},
     "train": FIRST_ROW | {"diffusion", "schedulers", "models", "checkpoints", "pipelines", "data", "losses", "metrics"},
-    "runs": FIRST_ROW | {"pipelines"},
+    "runs": FIRST_ROW | {"checkpoints", "pipelines"},
 }
 ALLOWED["eval"] = ALLOWED["train"] | {"train", "runs"}
 ROOF = {"cli", "commands", "__init__", "__main__"}
 LIGHT_MODULES = (
     "__init__ cli sizes files/formats files/headers checkpoints/known checkpoints/cache checkpoints/download "
-    "checkpoints/records"
+    "checkpoints/records checkpoints/descriptions"
 )
 LIGHT = (
     *(f"resdiff/{name}.py" for name in LIGHT_MODULES.split()),

@@ -204,3 +204,12 @@ def test_padding_goes_on_reflecting_where_torch_refuses():
     padded, _ = pad_to_multiple(torch.tensor([[0.0, 1.0, 2.0]]), 8)
     assert padded.shape == (8, 8)
     assert padded[0].tolist() == padded[7].tolist() == [0, 1, 2, 1, 0, 1, 2, 1]
+
+
+@pytest.mark.parametrize("size", [(2, 3), (1, 120), (150, 2), (1, 1)])
+def test_strong_reductions_are_those_of_pillow(size):
+    rng = np.random.default_rng(0)
+    array = rng.random((200, 170), dtype=np.float32)
+    expected = np.asarray(Image.fromarray(array).resize(size[::-1], Image.Resampling.BICUBIC))
+    ours = bicubic(torch.from_numpy(array)[None, None], size, "pil")[0, 0].numpy()
+    np.testing.assert_allclose(ours, expected, atol=2e-5)

@@ -7,6 +7,7 @@ wyf0912/SinSR (2311.14760). Importing this file does not import torch.
 
 import difflib
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,8 @@ Condition = Literal["resshift", "sinsr"]
 
 RELEASES = "https://github.com/zsyOAOA/ResShift/releases/download"
 SINSR_RELEASE = "https://github.com/wyf0912/SinSR/releases/download/v1.0"
+BUNDLED = "resdiff-small"  # the model that ships with the package
+BUNDLED_LICENCE = "Apache-2.0"
 S_LAB = "NTU S-Lab License 1.0, non-commercial"
 SUFFIXES = (".pth", ".safetensors", ".ckpt", ".pt")
 
@@ -200,6 +203,11 @@ _MODELS = (
 )
 
 KNOWN: dict[str, KnownModel] = {model.name: model for model in _MODELS}  # in the order of publication
+
+
+def bundled_folder() -> Path:
+    """Return the folder of the model that ships with the package."""
+    return Path(str(files("resdiff"))) / "weights" / BUNDLED
 
 
 def known_by_name(name: str) -> KnownModel:

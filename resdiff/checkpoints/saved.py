@@ -4,13 +4,13 @@ A description is a text file that anyone may edit or damage: what it says is che
 that no number in it costs memory or time.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from resdiff.checkpoints.cache import inside
+from resdiff.checkpoints.descriptions import json_object
 from resdiff.checkpoints.io import check_fit, read_shapes
 
 LARGEST = 2**20  # that an integer of a network's or scheduler's configuration may be; real ones stay far below
@@ -48,17 +48,6 @@ def check_numbers(path: Path, config: dict[str, Any], tensors: int) -> None:
         numbers = [number for number in values if isinstance(number, int)]
         if any(abs(number) > LARGEST for number in numbers) or (key in LAYERS and 0 < tensors < sum(numbers)):
             raise ValueError(f"{path}: {key} does not fit the weights beside it; copy or write the folder again")
-
-
-def json_object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file of a saved pipeline; raises ValueError, one line, if it is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}); copy or write the folder again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is no JSON object but a {type(content).__name__}; copy or write the folder again")
-    return content
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -8,7 +8,8 @@ from resdiff.commands.facts import facts_of
 from resdiff.commands.plan import Plan, say_problems
 from resdiff.files.formats import printable
 from resdiff.files.headers import check_result, read_header
-from resdiff.runs.batch import Summary, describe
+from resdiff.runs.batch import Summary
+from resdiff.runs.errors import describe
 from resdiff.sizes import scaled_size
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def say_what_would_be_done(plan: Plan, settings: "Settings") -> Summary:
         source, target = printable(job.source), printable(job.target)
         if plan.is_there(job):
             summary.skipped += 1
-            typer.echo(f"{source}: skipped, {target} exists")
+            unless = ", unless other options made it" if plan.resume else ""
+            typer.echo(f"{source}: skipped, {target} exists{unless}")
             continue
         try:
             header = read_header(job.source)

@@ -1,11 +1,10 @@
 """What is known of a model before its weights are read: from the table of published models, or a saved folder's index."""
 
-import json
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 
-BUNDLED = "resdiff-small"
+from resdiff.checkpoints.descriptions import json_object, pipeline_description
+from resdiff.checkpoints.known import BUNDLED, BUNDLED_LICENCE, bundled_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,7 @@ def facts_of(model: str | None, known_as: str | None = None) -> Facts | None:
 
     name = BUNDLED if model is None else model
     if name == BUNDLED:
-        return _of_folder(Path(str(files("resdiff"))) / "weights" / BUNDLED, name, "Apache-2.0")
+        return _of_folder(bundled_folder(), name, BUNDLED_LICENCE)
     if name == "bicubic":
         return Facts(name=name, family="BicubicPipeline", scale=4, steps=1, licence="Apache-2.0")
     path = Path(name)
@@ -63,15 +62,13 @@ def facts_of(model: str | None, known_as: str | None = None) -> Facts | None:
 
 def _of_folder(folder: Path, name: str, licence: str | None) -> Facts:
     index = folder / "model_index.json"
+    found = pipeline_description(folder)
     try:
-        found = json.loads(index.read_text(encoding="utf-8"))
         family, scale = found["_class_name"], float(found["scale"])
-    except FileNotFoundError:
-        raise ValueError(f"{folder} holds no model_index.json; pass a folder that save_pretrained wrote") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{index} is not a pipeline description ({type(error).__name__}); write the folder again"
-        ) from None
+        ) from error
     return Facts(
         name=name,
         family=family,
@@ -85,7 +82,6 @@ def _of_folder(folder: Path, name: str, licence: str | None) -> Facts:
 
 def _schedule_steps(folder: Path) -> int | None:
     try:
-        found = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-        return int(found["num_train_timesteps"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(json_object(folder / "scheduler" / "scheduler_config.json")["num_train_timesteps"])
+    except (ValueError, KeyError, TypeError):
         return None

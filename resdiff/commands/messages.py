@@ -35,7 +35,7 @@ def one_line_errors(debug: bool) -> Iterator[None]:
 
 def say_error(error: Exception) -> None:
     """Print one line about `error` on stderr."""
-    from resdiff.runs.batch import describe
+    from resdiff.runs.errors import describe
 
     typer.echo(f"Error: {describe(error)}", err=True)
 

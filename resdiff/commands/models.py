@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resdiff.checkpoints.known import BUNDLED, BUNDLED_LICENCE
 from resdiff.commands.messages import EXIT_CODES, one_line_errors, say_error, set_messages
 from resdiff.commands.options import Debug
 
@@ -26,7 +27,7 @@ def list_models(context: typer.Context) -> None:
 
     models = contents()
     rows = [
-        ("resdiff-small", "x4", "here", "Apache-2.0", "comes with the package, the default"),
+        (BUNDLED, "x4", "here", BUNDLED_LICENCE, "comes with the package, the default"),
         ("bicubic", "x4", "here", "-", "plain interpolation, to compare with"),
         *((m.model.name, f"x{m.model.scale}", _state(m), m.model.licence, m.model.description) for m in models),
     ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resdiff.checkpoints.known import BUNDLED
 from resdiff.commands.messages import EXIT_CODES, INTERRUPTED, one_line_errors, say_error, set_messages
 from resdiff.commands.options import (
     COLOR_FIXES,
@@ -153,7 +154,7 @@ def carry_out(plan: Plan, settings: "Settings", saving: "Saving", batch_size: in
                 plan.folder, restore.record() | written, resume=plan.resume, keep_existing=plan.skip_existing
             )
             is_there = run.has if plan.resume else is_there
-    told = vars(settings) | {"model": settings.model or "resdiff-small", "batch_size": batch_size}
+    told = vars(settings) | {"model": settings.model or BUNDLED, "batch_size": batch_size}
     report = Report(
         plan.report_file,
         told | vars(saving) | {"shard": f"{plan.part.index}/{plan.part.count}"},

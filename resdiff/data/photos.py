@@ -16,7 +16,8 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from resdiff.files.formats import FORMATS, is_image_name
-from resdiff.images import DAMAGE, read_photos, to_uint8
+from resdiff.files.reading import DAMAGE
+from resdiff.images import read_photos, to_uint8
 
 LYING = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 

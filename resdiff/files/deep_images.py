@@ -191,7 +191,7 @@ def tiff_info(file: BinaryIO) -> dict[str, Any]:
     info: dict[str, Any] = {}
     try:
         tags = _tiff_tags(file)
-        info["exif"] = _photo_tags(tags).tobytes()
+        info["exif"] = photo_tags(tags).tobytes()
         profile = tags.get(TIFF_PROFILE)
         if isinstance(profile, bytes):
             info["icc_profile"] = profile
@@ -216,7 +216,8 @@ def _tiff_tags(file: BinaryIO) -> Image.Exif:
     return tags
 
 
-def _photo_tags(tags: Image.Exif) -> Image.Exif:
+def photo_tags(tags: Image.Exif) -> Image.Exif:
+    """Return what speaks of the photo itself, its exposure and position, not of how a file is laid out."""
     kept = Image.Exif()
     for tag in PHOTO_TAGS:
         if tag in tags:

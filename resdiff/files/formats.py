@@ -25,7 +25,7 @@ WITHOUT_TRANSPARENCY = {"JPEG", "BMP"}
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 32768}
 MOST_PIXELS = {"AVIF": 2**28}
 
-TEMPORARY_NAME = re.compile(r"\.resdiff-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{16}\.tmp")
+TEMPORARY_NAME = re.compile(r"\.resdiff-(?P<host>.+)-(?P<pid>\d{1,9})-[0-9a-f]{16}\.tmp")
 
 
 def is_image_name(path: PurePath) -> bool:

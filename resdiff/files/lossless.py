@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from resdiff.files.deep_images import INCHES, PHOTO_DIRECTORIES, PHOTO_TAGS, PNG_SIGNATURE, TIFF_PROFILE
+from resdiff.files.deep_images import INCHES, PHOTO_DIRECTORIES, PNG_SIGNATURE, TIFF_PROFILE, photo_tags
 from resdiff.files.reading import EXIF_HEADER
 
 BAND_BYTES = 2**20
@@ -111,12 +111,11 @@ def write_tiff(file: BinaryIO, values: np.ndarray, metadata: dict[str, Any]) -> 
 def _add_exif(tags: ImageFileDirectory_v2, block: bytes) -> None:
     exif = Image.Exif()
     exif.load(block)
-    for tag in PHOTO_TAGS:
-        if tag in exif:
-            tags[tag] = exif[tag]
+    kept = photo_tags(exif)
+    for tag, value in kept.items():
+        tags[tag] = value
     for place in PHOTO_DIRECTORIES:
-        directory = exif.get_ifd(place)
-        if directory:
+        if directory := kept.get_ifd(place):
             tags[place] = directory
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from resdiff.files.formats import printable
 from resdiff.files.headers import check_result, peek_size
+from resdiff.runs.errors import describe
 from resdiff.runs.jobs import Job
 from resdiff.runs.report import Entry, Report, entry_of
 from resdiff.runs.restorer import Restored
@@ -28,7 +29,6 @@ READ_AHEAD = 2**29  # bytes of a decoded batch up to which it is read while the 
 WRITE_BEHIND = 2**29  # bytes of finished pictures that may wait to be written
 WAITING = 32  # ... and their number, beside two batches
 FLOAT_PIXEL = 12  # bytes of a decoded pixel
-LONGEST_LINE = 500  # characters of a message
 NO_ROOM = {errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -106,9 +106,9 @@ def run(
     outcome = _Outcome(summary or Summary(), bar, report, is_done, debug)
     writing: deque[_Writing] = deque()
     # two pools: results that wait for a slow encoder must not keep the next file from being read
+    reading: list[_Reading] = []
     with bar, ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(2) as writers:
         try:
-            reading: list[_Reading] = []
             while (reading or batches) and not outcome.summary.stopped:
                 ready = reading or _read(readers, restore, batches.popleft())
                 reading = _read(readers, restore, batches.popleft()) if batches and _is_small(batches[0]) else []
@@ -307,13 +307,3 @@ class _Outcome:
 
 def _width_height(photo: "Photo") -> tuple[int, int]:
     return photo.pixels.shape[-1], photo.pixels.shape[-2]
-
-
-def describe(error: BaseException, source: Path | None = None) -> str:
-    """Put `error` into one line that names the file `source`; the type is told where the text alone may not be clear."""
-    text = " ".join(line.strip() for line in str(error).splitlines()[:1])
-    if not isinstance(error, (ValueError, OSError)) or not text:
-        text = f"{type(error).__name__}: {text}".rstrip(": ")
-    text = text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}..."
-    named = source is None or str(source) in text or printable(source) in text
-    return printable(text if named else f"{source}: {text}")

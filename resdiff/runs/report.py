@@ -63,7 +63,7 @@ class Report:
         self.memory = memory
         if earlier is not None and resume:
             self.head["started"] = earlier.get("started", self.head["started"])
-            self.entries = {entry["target"]: entry for entry in earlier.get("files", [])}
+            self.entries = {e["target"]: e for e in earlier.get("files", []) if isinstance(e, dict) and "target" in e}
         self.next_write = time.monotonic() + EVERY
 
     def add(self, entry: Entry) -> None:

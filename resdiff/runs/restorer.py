@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from resdiff.checkpoints.known import BUNDLED
 from resdiff.sizes import scaled_size
 
 if TYPE_CHECKING:
@@ -94,7 +95,6 @@ class Restorer:
         self.steps: int = settings.num_inference_steps or pipe.default_steps
         on_cuda = pipe.device.type == "cuda"
         self.memory: Memory = "cuda_peak_mib" if on_cuda else "process_peak_mib_so_far"
-        pipe.as_tiling(settings.tile)
         pipe.check_inputs(
             prompt=settings.prompt,
             mask=settings.mask,
@@ -105,6 +105,10 @@ class Restorer:
             output_type="picture",
             tile_batch=settings.tile_batch,
         )
+        tiling = pipe.as_tiling(settings.tile, settings.tile_batch)
+        # chosen once for all files: by the memory that is free now, which would come and go
+        self.tile: str | int = tiling.size if settings.tile == "auto" else settings.tile
+        self.tiles_are_exact: bool = settings.tile == "auto" and tiling.halo > 0
 
     def size(self, photo: "Photo") -> tuple[int, int]:
         """Return the (height, width) of the result for `photo`."""
@@ -126,7 +130,7 @@ class Restorer:
             num_inference_steps=settings.num_inference_steps,
             generator=generators[0] if settings.one_generator else generators,
             color_fix=settings.color_fix,
-            tile=settings.tile,
+            tile=self.tile,
             tile_batch=settings.tile_batch,
             output_type="picture",
         )
@@ -141,14 +145,14 @@ class Restorer:
         settings, pipe = self.settings, self.pipe
         fix = pipe.default_color_fix if settings.color_fix == "auto" else settings.color_fix
         return {
-            "model": settings.model or "resdiff-small",
+            "model": settings.model or BUNDLED,
             "weights": weights_hash(pipe),
             "scale": float(self.scale),
             "steps": self.steps,
             "prompt": settings.prompt,
             "seed": settings.seed,
             "color-fix": fix,
-            "tile": settings.tile,
+            "tile": "auto" if self.tiles_are_exact else self.tile,
             "device": pipe.device.type,
             "dtype": str(pipe.dtype).removeprefix("torch."),
             "compile": settings.compile,  # other kernels round otherwise

@@ -12,24 +12,11 @@ import torch
 from resdiff.checkpoints import layout
 from resdiff.checkpoints.fetch import fetch, in_cache, verify
 from resdiff.checkpoints.io import CheckpointError
-from resdiff.checkpoints.known import KNOWN, KnownAutoencoder
+from resdiff.checkpoints.known import KNOWN, VQ_F4
 from resdiff.checkpoints.records import record_of
 from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
 
-UNET = {
-    "image_size": 16,
-    "model_channels": 32,
-    "num_res_blocks": (1,),
-    "channel_mult": (1,),
-    "attention_resolutions": (16,),
-    "num_head_channels": 16,
-    "swin_embed_dim": 32,
-    "window_size": 4,
-    "mlp_ratio": 2,
-    "lq_size": 16,
-}
-VQ = {"ch": 32, "ch_mult": (1, 1, 1), "num_res_blocks": 1, "n_embed": 4}
 UNET_FILE, VQ_FILE = "resshift_realsrx4_s4_v3.pth", "autoencoder_vq_f4.pth"
 NAME = "resshift-realsrx4-v3"
 NO_WAITS = (0.0, 0.0, 0.0)
@@ -41,16 +28,15 @@ def saved(network: torch.nn.Module) -> bytes:
     return file.getvalue()
 
 
-@pytest.fixture(autouse=True)
-def tiny_layout(monkeypatch):
-    """Every published network is as small as UNET, every autoencoder as VQ."""
-    monkeypatch.setattr(layout, "arguments", lambda part: VQ if isinstance(part, KnownAutoencoder) else UNET)
-
-
-@pytest.fixture(scope="module")
-def weights() -> dict[str, bytes]:
+@pytest.fixture
+def weights(tiny_layout) -> dict[str, bytes]:
     torch.manual_seed(0)
-    return {UNET_FILE: saved(SwinUNet(**UNET)), VQ_FILE: saved(VQAutoencoder(**VQ))}
+    unet, vq = tiny_layout
+    return {UNET_FILE: saved(SwinUNet(**unet)), VQ_FILE: saved(VQAutoencoder(**vq))}
+
+
+def wider_network() -> bytes:
+    return saved(SwinUNet(**layout.arguments(KNOWN[NAME]) | {"model_channels": 64}))
 
 
 @pytest.fixture
@@ -131,8 +117,8 @@ def bit_flipped(content: bytes) -> bytes:
     [
         (lambda content: content[: len(content) // 2], "is truncated or not a checkpoint"),
         (bit_flipped, "is truncated or not a checkpoint"),
-        (lambda content: saved(SwinUNet(**UNET | {"model_channels": 64})), "does not fit SwinUNet"),
-        (lambda content: saved(VQAutoencoder(**VQ)), "does not fit SwinUNet"),
+        (lambda content: wider_network(), "does not fit SwinUNet"),
+        (lambda content: saved(VQAutoencoder(**layout.arguments(VQ_F4))), "does not fit SwinUNet"),
         (lambda content: b"PK\x03\x04" + b"0" * 1000, "is truncated or not a checkpoint"),
         (lambda content: b"<html>", "is not weights"),
     ],
@@ -180,7 +166,7 @@ def test_a_damaged_autoencoder_that_others_need_must_be_deleted_by_name(publishe
 
 def test_a_foreign_file_in_the_cache_is_named_with_the_remedy(published, cache) -> None:
     cache.mkdir()
-    for content in (saved(SwinUNet(**UNET | {"model_channels": 64})), b"<html>" * 1000, b""):
+    for content in (wider_network(), b"<html>" * 1000, b""):
         (cache / UNET_FILE).write_bytes(content)
         text = error(get)
         assert text.startswith(str(cache / UNET_FILE)) and f"resdiff models rm {NAME}" in text

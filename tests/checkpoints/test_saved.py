@@ -77,7 +77,7 @@ def test_components_are_pairs_of_names(value, expected) -> None:
     ],
 )
 def test_an_edited_description_is_one_line(tmp_path, key, value) -> None:
-    from resdiff.pipelines.opening import bundled_folder
+    from resdiff.checkpoints.known import bundled_folder
 
     SRPipeline.from_pretrained(bundled_folder()).save_pretrained(tmp_path)
     index = tmp_path / "model_index.json"

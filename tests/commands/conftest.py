@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from resdiff import cli
 from resdiff.runs import restorer
+from resdiff.tiling import Smooth
 
 
 class NearestPipeline:
@@ -22,8 +23,8 @@ class NearestPipeline:
         self.calls = []
         self.trouble = {}
 
-    def as_tiling(self, tile):
-        return tile
+    def as_tiling(self, tile, tile_batch):
+        return Smooth(512, overlap=64)
 
     def check_inputs(self, *, steps, **others):
         if steps > 15:

@@ -1,27 +1,10 @@
 """`resdiff models`: what is listed, fetched, verified and removed, and what is said when that fails."""
 
-import functools
-import http.server
-import threading
-
 import pytest
 import torch
 
 from resdiff.checkpoints import layout
-from resdiff.checkpoints.known import KNOWN, KnownAutoencoder
-
-UNET = {
-    "image_size": 16,
-    "model_channels": 32,
-    "num_res_blocks": (1,),
-    "channel_mult": (1,),
-    "attention_resolutions": (16,),
-    "num_head_channels": 16,
-    "swin_embed_dim": 32,
-    "window_size": 4,
-    "lq_size": 16,
-}
-VQ = {"ch": 32, "ch_mult": (1, 1, 1), "num_res_blocks": 1, "n_embed": 4}
+from resdiff.checkpoints.known import KNOWN
 
 
 @pytest.fixture
@@ -32,28 +15,16 @@ def cache(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def mirror(cache, monkeypatch, tmp_path):
-    """A folder, served over HTTP, with the files of two models that are as small as UNET and VQ."""
+def mirror(cache, serve, tmp_path, tiny_layout):
+    """A folder, served over HTTP, with the tiny files of two models."""
     folder = tmp_path / "mirror"
     folder.mkdir()
-    monkeypatch.setattr(layout, "arguments", lambda part: VQ if isinstance(part, KnownAutoencoder) else UNET)
-    unet, vae = layout.SwinUNet(**UNET).state_dict(), layout.VQAutoencoder(**VQ).state_dict()
+    unet, vae = layout.SwinUNet(**tiny_layout[0]).state_dict(), layout.VQAutoencoder(**tiny_layout[1]).state_dict()
     torch.save(unet, folder / "resshift_realsrx4_s4_v3.pth")
     torch.save(unet, folder / "resshift_bicsrx4_s4.pth")
     torch.save(vae, folder / "autoencoder_vq_f4.pth")
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
-            pass
-
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
-    threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    for name in ("HF_HUB_OFFLINE", "RESDIFF_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("RESDIFF_MIRROR", f"http://127.0.0.1:{httpd.server_address[1]}")
-    yield folder
-    httpd.shutdown()
-    httpd.server_close()
+    serve(folder)
+    return folder
 
 
 def line_of(result, name: str) -> str:

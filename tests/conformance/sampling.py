@@ -18,6 +18,7 @@ from resdiff.diffusion import resshift
 from resdiff.losses.distillation import distillation_losses
 from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
+from resdiff.pipelines.precision import Rescue
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.pipelines.tiles import restored_bands
 from resdiff.resize import pad_to_multiple
@@ -119,7 +120,8 @@ def pipeline(case: Case) -> dict[str, Tensor]:
         visited.extend((box.top, box.left) for box in boxes)
         return RecordedNoise(case, steps, suffix)
 
-    restore = partial(pipe.restore_tiles, noise_of=noise_of, num_inference_steps=steps, on_step=chain.on_step)
+    padded = partial(pipe.restore_padded, noise_of=noise_of, num_inference_steps=steps, on_step=chain.on_step)
+    restore = partial(pipe.restore_tiles, chain=padded, rescue=Rescue(pipe.networks))
     tiling = Chop(config["chop_size"], config["chop_stride"]) if "chop_size" in config else None
     canvas = lq if mask is None else torch.cat([lq, mask / 2 + 0.5], dim=1)
     image = torch.cat(list(restored_bands(restore, canvas, tiling, scale, tile_batch=1)), dim=-2)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from resdiff.checkpoints.known import bundled_folder
 from resdiff.models.pixel_unet import PixelUNet
 from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
-from resdiff.pipelines.opening import bundled_folder
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.schedulers.resshift import ResShiftScheduler
 

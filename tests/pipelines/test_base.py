@@ -183,6 +183,10 @@ def test_a_family_without_text_warns_once_about_a_prompt(pipe) -> None:
         ({"mask": photo(8, 8)}, "mask is for inpainting models"),
         ({"generator": [seeded()] * 2}, "list of 2 for 1"),
         ({"tile": "reference", "generator": [seeded()]}, "one generator"),
+        ({"tile": "reference", "latents": torch.zeros(1, 3, 8, 8)}, 'latents are not for tile="reference"'),
+        ({"tile": Smooth(33, 3)}, "must be multiples of"),
+        ({"scale": 1e6}, "must be a positive number up to 1000"),
+        ({"tile_batch": 0}, "tile_batch=0 must be at least 1"),
     ],
 )
 def test_bad_arguments_are_one_clear_line(pipe, arguments: dict, message: str) -> None:
@@ -216,6 +220,12 @@ def test_a_long_list_of_one_size_is_cut_into_batches_of_bounded_area(pipe) -> No
     assert [item.index for batch in batches for item in batch] == list(range(10))
     assert all(len(batch) * side * side <= BATCH_PIXELS for batch in batches)
     assert len(batches) == 3
+
+
+def test_small_images_are_counted_as_large_as_they_are_padded() -> None:
+    items = [Item(i, p, None) for i, p in enumerate(read_photos([photo(9, 9)] * 40))]
+    batches = list(same_size_batches(items, 4 * 64 * 64, multiple=64))
+    assert [len(batch) for batch in batches] == [4] * 10
 
 
 def test_a_tile_larger_than_the_image_changes_nothing(pipe) -> None:

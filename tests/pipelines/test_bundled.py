@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from resdiff.checkpoints.known import bundled_folder
 from resdiff.metrics.psnr import psnr
 from resdiff.pipelines import SRPipeline
-from resdiff.pipelines.opening import bundled_folder
 from resdiff.resize import matlab_legacy
 
 DATA = Path(__file__).parents[1] / "data"

@@ -71,6 +71,12 @@ def test_arrays_and_tensors_are_floats_of_three_channels() -> None:
         np.testing.assert_allclose(array, tensor.movedim(0, -1).numpy(), atol=1e-7)
 
 
+def test_a_tensor_that_memory_cannot_hold_is_one_line() -> None:
+    photos = [Photo(torch.zeros(3, 4, 4))]
+    with pytest.raises(RuntimeError, match=r"no memory for a result of \d+x\d+ floats; use output_type='picture'"):
+        collected(iter([image(1, 4, 1)]), photos, (2**25, 2**25), "pt")
+
+
 def test_a_result_too_large_for_the_disk_is_known_before_the_model_works() -> None:
     def never(x, boxes):
         raise AssertionError

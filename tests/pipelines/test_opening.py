@@ -1,11 +1,8 @@
 """What `SRPipeline.from_pretrained` makes of names, folders and files."""
 
-import functools
-import http.server
 import json
 import logging
 import shutil
-import threading
 
 import pytest
 import torch
@@ -126,22 +123,9 @@ def published(tmp_path, latent, monkeypatch):
 
 
 @pytest.fixture
-def mirror(published, monkeypatch):
+def mirror(published, serve):
     """The folder served over HTTP; its requests."""
-    requests: list[str] = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_request(self, *args: object) -> None:
-            requests.append(self.path)
-
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=published))
-    threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    for name in ("HF_HUB_OFFLINE", "RESDIFF_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("RESDIFF_MIRROR", f"http://127.0.0.1:{httpd.server_address[1]}")
-    yield requests
-    httpd.shutdown()
-    httpd.server_close()
+    return serve(published)
 
 
 def same_weights(a, b) -> bool:

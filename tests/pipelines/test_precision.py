@@ -5,7 +5,8 @@ import logging
 import pytest
 import torch
 
-from resdiff.pipelines.precision import in_float32, may_retry
+from resdiff.pipelines.precision import Rescue, in_float32
+from resdiff.tiling import Smooth
 
 
 def photo(height: int = 12, width: int = 10) -> torch.Tensor:
@@ -41,17 +42,31 @@ def test_an_overflow_is_computed_again_and_the_weights_are_what_they_were(half, 
     with caplog.at_level(logging.WARNING):
         images = half(photo(), generator=torch.Generator().manual_seed(0), output_type="pt").images
     assert torch.isfinite(images).all() and images.std() > 0.01  # neither NaN nor black
-    assert [r.getMessage() for r in caplog.records] == [
-        "a result is not finite in torch.bfloat16; computing it again in float32"
-    ]
+    assert [r.getMessage() for r in caplog.records] == ["a result is not finite in torch.bfloat16; going on in float32"]
     assert before == {id(p): (p.data_ptr(), p.dtype) for p in half.unet.parameters()}
+
+
+def test_after_the_first_overflow_a_call_stays_in_float32(half, monkeypatch, caplog) -> None:
+    overflow_in_half(half, monkeypatch)
+    dtypes, decode = [], half.decode
+    monkeypatch.setattr(half, "decode", lambda latents: dtypes.append(half.unet.dtype) or decode(latents))
+    half(photo(60, 30), tile=Smooth(32, overlap=16), output_type="pt")
+    assert dtypes == [torch.bfloat16] + [torch.float32] * 3 and len(caplog.records) == 1
+    half(photo(), output_type="pt")
+    assert dtypes[-2:] == [torch.bfloat16, torch.float32]  # the next call tries again
 
 
 def test_what_is_not_finite_in_float32_either_is_an_error(half, monkeypatch) -> None:
     monkeypatch.setattr(half, "decode", lambda latents: latents * float("nan"))
-    with pytest.raises(RuntimeError, match=r"the result is not finite in torch\.bfloat16"):
+    with pytest.raises(RuntimeError, match=r"the result is not finite, in float32 neither; check the weights"):
         half(photo())
     assert half.unet.dtype == torch.bfloat16
+
+
+def test_latents_are_looked_at_too(pixel, monkeypatch) -> None:
+    monkeypatch.setattr(pixel, "restore", lambda lq, *_, **__: lq * float("inf"))
+    with pytest.raises(RuntimeError, match=r"the result is not finite; check the weights"):
+        pixel(photo(), output_type="latent")
 
 
 def test_weights_come_back_after_an_error() -> None:
@@ -63,10 +78,9 @@ def test_weights_come_back_after_an_error() -> None:
     assert network.weight.dtype == torch.bfloat16 and network.weight.data_ptr() == kept
 
 
-def test_networks_that_others_move_are_left_alone(pixel) -> None:
-    assert not may_retry([pixel.unet])  # float32 has nothing to gain
+def test_networks_that_others_move_are_left_alone() -> None:
     network = torch.nn.Linear(2, 2).bfloat16()
     network.dtype = torch.bfloat16
-    assert may_retry([network])
     network._hf_hook = object()
-    assert not may_retry([network])
+    with pytest.raises(RuntimeError, match=r"not finite in torch\.bfloat16; open the model with dtype=torch\.float32"):
+        Rescue([network])(lambda: torch.tensor(torch.nan))

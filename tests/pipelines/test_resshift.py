@@ -154,5 +154,22 @@ def test_float16_on_a_cpu_is_refused(pixel) -> None:
 
 def test_a_result_that_is_not_finite_is_an_error(pixel, monkeypatch) -> None:
     monkeypatch.setattr(pixel, "decode", lambda latents: latents * float("nan"))
-    with pytest.raises(RuntimeError, match="not finite"):
+    with pytest.raises(RuntimeError, match=r"^the result is not finite; check the weights$"):
         pixel(photo(8, 8))
+
+
+def test_codes_are_chosen_of_latents_that_were_not_rounded(latent, monkeypatch) -> None:
+    seen = []
+    quantize = latent.vae.quantize.forward
+    monkeypatch.setattr(latent.vae.quantize, "forward", lambda z: seen.append(z) or quantize(z))
+    latents = torch.randn(1, 3, 8, 8, generator=seeded())
+    named = latent.vae.named_parameters()
+    kept = [(parameter, parameter.data) for name, parameter in named if not name.startswith("quantize")]
+    try:
+        for parameter, data in kept:
+            parameter.data = data.bfloat16()
+        image = latent.decode(latents)
+    finally:
+        for parameter, data in kept:
+            parameter.data = data
+    assert torch.equal(seen[0], latents) and image.dtype == torch.float32

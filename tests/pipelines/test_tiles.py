@@ -122,6 +122,9 @@ def test_out_of_memory_in_the_middle_of_a_call_changes_the_tile_not_the_picture(
     torch.testing.assert_close(result.images, whole, atol=1e-5, rtol=0)
     assert len(first) == 1 and len(caplog.records) == 1
     assert result.tile_sizes[0] < 140
+    pixel(lr, generator=seeded(), tile=140, output_type="pt")
+    assert len(first) == 1  # the next call knows what fits
+    pixel._fitting_tiles.clear()
 
 
 def test_the_number_of_tiles_at_once_changes_nothing(pipe) -> None:

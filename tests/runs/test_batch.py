@@ -13,7 +13,8 @@ from PIL import Image
 from resdiff.images import Photo, to_uint8
 from resdiff.pictures import Picture
 from resdiff.runs import batch
-from resdiff.runs.batch import Saving, Summary, describe, run
+from resdiff.runs.batch import Saving, Summary, run
+from resdiff.runs.errors import describe
 from resdiff.runs.inputs import find_inputs
 from resdiff.runs.jobs import Job, plan_outputs
 from resdiff.runs.restorer import Restored

@@ -12,6 +12,7 @@ from resdiff.runs.batch import run
 from resdiff.runs.inputs import find_inputs
 from resdiff.runs.jobs import plan_outputs
 from resdiff.runs.restorer import Restorer, Settings, load_pipeline, process_peak_mib, weights_hash
+from resdiff.tiling import Smooth
 
 
 def photo_file(path: Path, value: int = 100, mode: str = "RGB") -> Path:
@@ -30,8 +31,8 @@ class NoisyPipeline:
         self.calls = []
         self.generators = []
 
-    def as_tiling(self, tile):
-        return tile
+    def as_tiling(self, tile, tile_batch):
+        return Smooth(512, overlap=64)
 
     def check_inputs(self, *, steps, **others):
         if steps > 15:
