@@ -29,7 +29,7 @@ from resdiff.pipelines.callbacks import StepShower
 from resdiff.pipelines.finishing import ImageOutput, collected, finished, known_pixels_kept
 from resdiff.pipelines.inputs import Item, check_latents, read_photos_and_masks, same_size_batches, sequential_generator
 from resdiff.pipelines.precision import Rescue
-from resdiff.pipelines.tiles import Halving, Restore, restored_bands, side_that_fits
+from resdiff.pipelines.tiles import Halving, Restore, restored_bands, side_that_fits, turned
 from resdiff.resize import pad_to_multiple
 from resdiff.sizes import LARGEST_SCALE, scaled_size
 from resdiff.tiling import Box, Chop, Smooth, parse_chop
@@ -227,23 +227,26 @@ class SRPipeline(DiffusionPipeline):
                 tile_sizes += [None] * len(batch)
                 continue
             restore = partial(self.restore_tiles, chain=chain, rescue=rescue)
+            turn = isinstance(tiling, Smooth) and lq.shape[-1] > max(lq.shape[-2], tiling.size)
+            if turn:  # bands across the short side take less memory
+                restore, canvas, lq, hole = turned(restore), canvas.mT, lq.mT, None if hole is None else hole.mT
             if isinstance(tiling, Smooth):  # padding first keeps the tiles on the network's grid
                 canvas, _ = pad_to_multiple(canvas, self.padding_multiple)
                 fitting = self._fitting_tiles.get((tiling.size, tile_batch), tiling.size)
                 restore = Halving(restore, self.native_scale, self.default_tiling, fitting, self.give_back)
             bands = restored_bands(restore, canvas, tiling, self.native_scale, tile_batch)
 
-            # 4. Known pixels, asked size, colour
+            # 4. Asked size, colour, known pixels
             height, width = lq.shape[-2:]
             native = height * self.native_scale, width * self.native_scale
             size = scaled_size(height, width, scale)
             bands = cropped(bands, native)
+            bands = finished(bands, native, size, lq, self.default_color_fix if color_fix == "auto" else color_fix)
             if hole is not None:
                 bands = known_pixels_kept(bands, lq, hole)
-            bands = finished(bands, native, size, lq, self.default_color_fix if color_fix == "auto" else color_fix)
 
             # 5. Alpha, bit depth, output type
-            results += collected(bands, [item.photo for item in batch], size, output_type)
+            results += collected(bands, [item.photo for item in batch], size, output_type, turn)
             tile_sizes += [used_tile(tiling, restore, height, width)] * len(batch)
             if isinstance(restore, Halving) and isinstance(tiling, Smooth):  # what was learnt holds for the next images
                 self._fitting_tiles[tiling.size, tile_batch] = restore.limit

@@ -91,18 +91,26 @@ def whole(bands: Iterator[Tensor], count: int, size: Size) -> Tensor:
     return out
 
 
-def collected(bands: Iterator[Tensor], photos: Sequence[Photo], size: Size, output_type: ImageOutput) -> list[Any]:
+def collected(
+    bands: Iterator[Tensor],
+    photos: Sequence[Photo],
+    size: Size,  # of the stream
+    output_type: ImageOutput,
+    turn: bool = False,  # the stream is the image with rows and columns exchanged
+) -> list[Any]:
     """Write the bands of a batch into one result per photo, as `output_type` says.
 
     "pt": (3, H, W) on the bands' device; "np": (H, W, 3), floats in [0, 1]; "pil" and "picture" have the photo's
     channels, alpha enlarged by bicubic, and "picture" its bits.
     """
     if output_type == "pt":
-        return list(whole(bands, len(photos), size))
+        out = whole(bands, len(photos), size)
+        return list(out.mT if turn else out)
     plain = output_type == "np"
     dtypes = [np.float32 if plain else np.uint16 if photo.bits == 16 else np.uint8 for photo in photos]
     channels = [3 if plain else (1 if photo.grey else 3) + (photo.alpha is not None) for photo in photos]
-    canvases = [new_canvas((*size, c), dtype) for c, dtype in zip(channels, dtypes, strict=True)]
+    upright = size[::-1] if turn else size
+    canvases = [new_canvas((*upright, c), dtype) for c, dtype in zip(channels, dtypes, strict=True)]
     top = 0
     for band in bands:
         rows = slice(top, top + band.shape[-2])
@@ -110,9 +118,10 @@ def collected(bands: Iterator[Tensor], photos: Sequence[Photo], size: Size, outp
         for image, photo, canvas, dtype in zip(band, photos, canvases, dtypes, strict=True):
             planes = [luma(image.float()) if photo.grey and not plain else image]
             if photo.alpha is not None and not plain:
-                alpha = upsampled_rows(photo.alpha[None], size, rows.start, rows.stop)[0]
-                planes.append(alpha.to(image) * 2 - 1)
-            canvas[rows] = to_samples(torch.cat(planes), dtype)
+                alpha = photo.alpha[None].mT if turn else photo.alpha[None]
+                planes.append(upsampled_rows(alpha, size, rows.start, rows.stop)[0].to(image) * 2 - 1)
+            streamed = canvas.swapaxes(0, 1) if turn else canvas
+            streamed[rows] = to_samples(torch.cat(planes), dtype)
     if plain:
         return canvases
     pictures = [Picture(canvas, photo.metadata) for canvas, photo in zip(canvases, photos, strict=True)]

@@ -59,6 +59,15 @@ class Halving:
         )
 
 
+def turned(restore: Restore) -> Restore:
+    """Return `restore` for a canvas whose rows and columns are exchanged."""
+
+    def run(x: Tensor, boxes: list[Box]) -> Tensor:
+        return restore(x.mT.contiguous(), [Box(b.left, b.top, b.width, b.height) for b in boxes]).mT
+
+    return run
+
+
 def restored_bands(
     restore: Restore | Halving,
     canvas: Tensor,  # (B, C, h, w)

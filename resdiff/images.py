@@ -239,13 +239,13 @@ def _from_tensor(x: Tensor, name: str) -> list[Photo]:
 def _unit(x: Tensor, name: str) -> Tensor:
     """Return `x` as float32 in [0, 1]."""
     if x.dtype == torch.uint8:
-        return x.float() / 255
+        return x.float().div_(255)  # in place here and below: photos may be large
     if x.dtype == torch.bool:
         return x.float()
     if x.dtype == torch.uint16:
-        return x.float() / 65535
+        return x.float().div_(65535)
     if not x.is_floating_point():
-        raise ValueError(f"{name} is of {x.dtype}; pass uint8, or floats in [0, 1]")
+        raise ValueError(f"{name} is of {x.dtype}; pass uint8, uint16, or floats in [0, 1]")
     x = x.float()
     if not torch.isfinite(x).all():
         raise ValueError(f"{name} holds NaN or Inf; replace them, as torch.nan_to_num does")
@@ -259,9 +259,9 @@ def _unit(x: Tensor, name: str) -> Tensor:
 def _photo(x: Tensor, metadata: dict[str, Any], bits: int) -> Photo:
     """Split `x`, (C, h, w) in [0, 1] with C = 1, 2 (grey + alpha), 3 or 4, into a `Photo`."""
     channels = x.shape[0]
-    colour = x[:3] if channels >= 3 else x[:1].expand(3, -1, -1)
     alpha = x[-1:].clone() if channels in (2, 4) else None
-    return Photo(pixels=colour * 2 - 1, alpha=alpha, grey=channels < 3, metadata=metadata, bits=bits)
+    colour = (x[:3] if channels >= 3 else x[:1]).mul(2).sub_(1)
+    return Photo(pixels=colour.expand(3, -1, -1), alpha=alpha, grey=channels < 3, metadata=metadata, bits=bits)
 
 
 def to_uint8(x: Tensor) -> Tensor:

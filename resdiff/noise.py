@@ -40,6 +40,8 @@ def seeds_from(generator: torch.Generator | Sequence[torch.Generator] | None, co
         generators = generator
         if len(generators) != count:
             raise ValueError(f"generator is a list of {len(generators)} for {count} images; pass one or one per image")
+        if wrong := [g for g in generators if not isinstance(g, torch.Generator)]:
+            raise ValueError(f"generator holds {wrong[0]!r}; pass torch.Generators, such as Generator().manual_seed(0)")
     low, high = -(2**63), 2**63 - 1
     return [int(torch.randint(low, high, (), generator=g, device=g.device if g else "cpu")) for g in generators]
 

@@ -5,14 +5,19 @@ tiles so that no seam shows: nothing within `halo` of an inner edge, then a line
 network's receptive field the result is exactly the untiled one.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from resdiff.canvas import new_canvas
+
 PUBLISHED_STRIDES = {512: 448, 256: 224, 64: 48}
+MAPPED_SUMS = 2**28  # numbers (1 GiB) from which the sums of a row of tiles are not held in memory
 BAND_ROWS = 128  # output rows that `tiled_bands` hands over at once
 
 
@@ -131,7 +136,7 @@ def tiled_bands(
         top, bottom = group[0].top, following[0].top if following else height  # what lies between is then finished
         results = fn(torch.cat([box.crop(x) for box in group]), group)
         if sums is None:
-            sums = results.new_zeros(len(x), results.shape[1], reach * scale, width * scale)
+            sums = spacious_zeros(results, (len(x), results.shape[1], reach * scale, width * scale))
         for box, result in zip(group, results.split(len(x)), strict=True):
             weight = down[box.top].to(result)[:, None] * across[box.left].to(result)
             replace(box, top=box.top - top).crop(sums, scale).add_(result * weight)
@@ -139,9 +144,18 @@ def tiled_bands(
         for start in range(0, finished, BAND_ROWS):
             yield sums[..., start : min(start + BAND_ROWS, finished), :].clone()
         if finished:
-            begun = sums[..., finished:, :].clone()
-            sums[..., : begun.shape[-2], :] = begun
-            sums[..., begun.shape[-2] :, :] = 0
+            begun = sums.shape[-2] - finished
+            for start in range(0, begun, BAND_ROWS):  # in parts: no second copy of it all
+                part = slice(start, min(start + BAND_ROWS, begun))
+                sums[..., part, :] = sums[..., finished + part.start : finished + part.stop, :].clone()
+            sums[..., begun:, :] = 0
+
+
+def spacious_zeros(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return zeros on the device of `x`; on a CPU in a temporary file where they are very many."""
+    if x.device.type != "cpu" or math.prod(shape) < MAPPED_SUMS:
+        return x.new_zeros(shape, dtype=torch.float32)
+    return torch.from_numpy(new_canvas(shape, np.float32)).zero_()
 
 
 def grouped(items: list[Box], size: int) -> Iterator[list[Box]]:

@@ -202,7 +202,7 @@ def test_damaged_exif_does_not_spoil_the_photo(tmp_path):
         (np.zeros(3, np.uint8), r"shape \(3,\)"),
         (torch.zeros(1, 1, 3, 4, 4), r"shape \(1, 1, 3, 4, 4\)"),
         (np.zeros((4, 4, 3), np.int64), "int64; pass uint8, uint16, or floats"),
-        (torch.zeros(3, 4, 4, dtype=torch.int32), "int32; pass uint8, or floats"),
+        (torch.zeros(3, 4, 4, dtype=torch.int32), "int32; pass uint8, uint16, or floats"),
         (np.array([["a"]]), "<U1; pass uint8"),
         ([], "empty list"),
         ([[Image.new("RGB", (2, 2))]], "type list"),

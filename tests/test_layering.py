@@ -39,7 +39,7 @@ ALLOWED = {
     "pictures": {"files", "images"},
     "resize": set(),
     "sizes": set(),
-    "tiling": set(),
+    "tiling": {"canvas"},
     "diffusion": set(),
     "schedulers": {"diffusion"},
     "models": {"attention"},

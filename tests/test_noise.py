@@ -76,3 +76,8 @@ def test_stacked_tiles_have_the_noise_that_each_has_alone() -> None:
 
 def test_only_draws_in_order_need_every_draw() -> None:
     assert SequentialNoise.in_order and not SeededNoise.in_order and not StackedNoise.in_order
+
+
+def test_a_list_of_other_things_than_generators_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"generator holds 1; pass torch\.Generators"):
+        seeds_from([1, 2], 2)

@@ -1,8 +1,8 @@
-"""Image files with more than 8 bits per channel, which Pillow reads only in grey: PNG, TIFF and AVIF.
+"""Image files with more than 8 bits per channel, which Pillow reads only in grey: PNG, TIFF, AVIF, JPEG 2000, PPM.
 
-PNG and AVIF are decoded by imagecodecs, TIFF (any compression, byte order and layout) by tifffile. What a file says
-beside its pixels comes from Pillow, which reads the header without decoding. 16-bit colours of other formats (JPEG
-2000, PPM, PSD) are left to Pillow, which rounds them to 8.
+PNG, AVIF and JPEG 2000 are decoded by imagecodecs, TIFF (any compression, byte order and layout) by tifffile. What a
+file says beside its pixels comes from Pillow, which reads the header without decoding. 16-bit colours of what is left
+(PSD, CMYK) are Pillow's, which rounds them to 8.
 """
 
 import io
@@ -28,6 +28,7 @@ for library in ("PIL", "tifffile"):
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_PIXELS = {b"IHDR", b"tRNS", b"IDAT", b"IEND"}
+JPEG_2000_SIGNATURES = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TIFF_WHITE_IS_0, TIFF_BLACK_IS_0, TIFF_RGB = 0, 1, 2
 TIFF_UNSIGNED, TIFF_FLOAT = 1, 3
@@ -82,6 +83,10 @@ def read_deep(file: BinaryIO, name: str) -> DeepImage | None:
         return _read_tiff(file, name)
     if head[4:12] in (b"ftypavif", b"ftypavis"):
         return _read_avif(file, name)
+    if head.startswith(JPEG_2000_SIGNATURES):
+        return _read_jpeg_2000(file, name)
+    if head.startswith(b"P6"):
+        return _read_ppm(file, name)
     return None
 
 
@@ -122,6 +127,32 @@ def _read_avif(file: BinaryIO, name: str) -> DeepImage | None:
         info, frames = dict(header.info), frame_count(header)
     values = imagecodecs.avif_decode(data, index=0)
     return DeepImage(_with_channels(values).astype(np.float32) / white, info, frames)
+
+
+def _read_jpeg_2000(file: BinaryIO, name: str) -> DeepImage | None:
+    import imagecodecs
+
+    data = file.read()
+    # the marker SIZ: 38 bytes after it the number of components, then the bits of each (less one; the first bit: signed)
+    size = data.find(b"\xff\x4f\xff\x51") + 2
+    bits = {byte + 1 for byte in data[size + 40 : size + 40 + 3 * data[size + 39] : 3]} if size > 1 else {8}
+    if not any(8 < depth <= 16 for depth in bits) or len(bits) > 1:
+        return None
+    with open_image(io.BytesIO(data), name) as header:
+        info = dict(header.info)
+    values = imagecodecs.jpeg2k_decode(data)
+    return DeepImage(_with_channels(values).astype(np.float32) / (2 ** bits.pop() - 1), info)
+
+
+def _read_ppm(file: BinaryIO, name: str) -> DeepImage | None:
+    data = file.read()
+    head = re.match(rb"P6(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)\s", data)
+    if head is None or not 255 < int(head[3]) <= 65535:
+        return None
+    width, height, white = map(int, head.groups())
+    check_pixels(width, height, name)
+    values = np.frombuffer(data, ">u2", 3 * width * height, head.end()).reshape(height, width, 3)
+    return DeepImage(np.minimum(values, white).astype(np.float32) / white, {})
 
 
 def _read_tiff(file: BinaryIO, name: str) -> DeepImage | None:

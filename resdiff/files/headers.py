@@ -31,7 +31,7 @@ def read_header(path: Path, *, frames: bool = False) -> Header:
 
     Raises ValueError or OSError in one line, the same as the reader's, when it has no header.
     """
-    from PIL import ExifTags
+    from PIL import ExifTags, Image
 
     from resdiff.files.reading import DAMAGE, RefusedImage, check_pixels, first_line, frame_count, open_image, opened
 
@@ -39,11 +39,11 @@ def read_header(path: Path, *, frames: bool = False) -> Header:
     with opened(path) as file:
         try:
             with open_image(file, name) as image:
-                tags = image.getexif()
+                deep = image.mode.startswith("I;16") or ";16" in str([t.args for t in getattr(image, "tile", [])])
+                tags = Image.Image.getexif(image)  # PNG's own would decode the pixels to look for tags behind them
                 orientation = tags.get(ExifTags.Base.Orientation, 1)
                 # Pillow itself turns TIFF, and says so in the size
                 turned = image.format != "TIFF" and orientation in (5, 6, 7, 8)
-                deep = image.mode.startswith("I;16") or ";16" in str([t.args for t in getattr(image, "tile", [])])
                 return Header(
                     width=image.height if turned else image.width,
                     height=image.width if turned else image.height,
@@ -77,14 +77,18 @@ def _tiff_header(file: BinaryIO) -> Header | None:
     try:
         with tifffile.TiffFile(file) as tiff:
             page = tiff.pages.first
+            tag = page.tags.get("Orientation")
+            orientation = 1 if tag is None else int(tag.value)
+            sides = page.imagewidth, page.imagelength
+            width, height = sides[::-1] if orientation in (5, 6, 7, 8) else sides
             return Header(
-                width=page.imagewidth,
-                height=page.imagelength,
+                width=width,
+                height=height,
                 format="TIFF",
                 mode=f"{page.samplesperpixel} channels",
                 bits=page.bitspersample,
                 frames=len(tiff.pages),
-                orientation=1,
+                orientation=orientation,
                 has_alpha=bool(page.extrasamples),
                 exif=0,
                 icc_profile=len(page.iccprofile or b""),

@@ -73,8 +73,17 @@ def _distinct_names(relatives: list[Path], suffix: str, taken: AbstractSet[str])
         counts.update(counts.keys() & taken)
         wanted = [long if counts[str(name).casefold()] > 1 else name for name, long in zip(names, full, strict=True)]
         if wanted == names:
-            return names
+            return [_numbered(name, long, taken) for name, long in zip(names, full, strict=True)]
         names = wanted  # a longer name may meet the name of a third file: look again
+
+
+def _numbered(name: Path, long: Path, taken: AbstractSet[str]) -> Path:
+    """Return `name`, or `long` with the first number that makes it free, where `name` is taken."""
+    number = 2
+    while str(name).casefold() in taken:
+        name = long.with_name(f"{long.stem}-{number}{long.suffix}")
+        number += 1
+    return name
 
 
 def _check_targets(jobs: Sequence[Job]) -> None:

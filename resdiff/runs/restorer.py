@@ -82,7 +82,7 @@ def load_pipeline(settings: Settings) -> Any:
 class Restorer:
     """Photos -> finished pictures through `pipe`, every photo with a generator of the same seed.
 
-    A result therefore depends neither on the order of the files nor on the batch size. With tile="reference" one
+    A result therefore depends neither on the order of the files nor, to 8 bits, on the batch size. With tile="reference" one
     generator is drawn from in the published order: pass one photo at a time.
 
     Raises ValueError when the model cannot do what `settings` ask for.

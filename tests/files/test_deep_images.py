@@ -241,3 +241,29 @@ def test_damaged_deep_files_give_an_image_or_one_line_and_print_nothing(tmp_path
             except ValueError as error:
                 assert str(error).startswith(str(path)) and "\n" not in str(error)
     assert "tifffile" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_deep_jpeg_2000_is_read_to_the_last_bit(tmp_path, bits):
+    values = (np.arange(3 * 40 * 30).reshape(40, 30, 3) * 97 % 2**bits).astype(np.uint16)
+    values[0, 0] = 2**bits - 1
+    data = imagecodecs.jpeg2k_encode(values, level=0, codecformat="jp2", reversible=True, bitspersample=bits)
+    (tmp_path / "a.jp2").write_bytes(data)
+    (photo,) = read_photos(tmp_path / "a.jp2")
+    assert photo.bits == 16
+    read = ((photo.pixels / 2 + 0.5) * (2**bits - 1)).round().movedim(0, -1).numpy()
+    assert np.array_equal(read, values)
+
+
+@pytest.mark.parametrize(("white", "bits"), [(65535, 16), (1000, 16), (255, 8)])
+def test_ppm_of_any_white_is_read_to_the_last_bit(tmp_path, white, bits):
+    values = np.arange(60).reshape(4, 5, 3) * 17 % (white + 1)
+    values[0, 0] = white
+    pixels = values.astype(">u2" if white > 255 else "u1").tobytes()
+    (tmp_path / "a.ppm").write_bytes(b"P6 # comment\n5 4\n%d\n" % white + pixels)
+    (photo,) = read_photos(tmp_path / "a.ppm")
+    assert photo.bits == bits
+    assert np.array_equal(((photo.pixels / 2 + 0.5) * white).round().movedim(0, -1).numpy(), values)
+    (tmp_path / "a.ppm").write_bytes(b"P6 5 4 %d\n" % white + pixels[:-4])
+    with pytest.raises(ValueError, match=r"a\.ppm cannot be read"):
+        read_photos(tmp_path / "a.ppm")

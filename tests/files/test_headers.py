@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from resdiff.files.headers import check_result, peek_size, read_header
+from resdiff.pictures import Picture, save_picture
 from resdiff.sizes import scaled_size
 
 
@@ -98,3 +99,14 @@ def test_results_that_cannot_be_made_are_refused(monkeypatch):
         check_result(Path("a.png"), 40, 41, False)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     check_result(Path("a.png"), 4000, 41000, False)
+
+
+@pytest.mark.parametrize(
+    ("channels", "suffix"), [(1, "png"), (2, "png"), (3, "png"), (4, "png"), (3, "tif"), (2, "tif")]
+)
+def test_sixteen_bits_are_told_and_the_pixels_are_not_decoded(tmp_path, monkeypatch, channels, suffix):
+    path = tmp_path / f"a.{suffix}"
+    save_picture(Picture(np.zeros((6, 4, channels), np.uint16)), path)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
+    header = read_header(path)
+    assert (header.bits, header.height, header.width, header.has_alpha) == (16, 6, 4, channels in (2, 4))

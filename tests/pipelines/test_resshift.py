@@ -173,3 +173,11 @@ def test_codes_are_chosen_of_latents_that_were_not_rounded(latent, monkeypatch) 
         for parameter, data in kept:
             parameter.data = data
     assert torch.equal(seen[0], latents) and image.dtype == torch.float32
+
+
+def test_a_colour_fix_leaves_known_pixels_alone(inpainting) -> None:
+    lr, mask = photo(50, 40), torch.zeros(1, 1, 50, 40)
+    mask[..., 10:30, 5:25] = 1
+    out = inpainting(lr, mask=mask, generator=seeded(), color_fix="wavelet", output_type="pt").images
+    known = mask.expand_as(lr) == 0
+    torch.testing.assert_close(out[known], lr[known], atol=1e-6, rtol=0)

@@ -2,9 +2,11 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 
+from resdiff import tiling
 from resdiff.pipelines import tiles
 from resdiff.pipelines.tiles import Halving, restored_bands, side_that_fits
 from resdiff.tiling import Box, Chop, Smooth
@@ -141,3 +143,37 @@ def test_results_say_which_were_tiled(pipe) -> None:
     result = pipe([photo(20, 20), photo(70, 20)], tile=Smooth(32, overlap=16), output_type="picture")
     assert result.tile_sizes == [None, 32]
     assert [(picture.height, picture.width) for picture in result.images] == [(80, 80), (280, 80)]
+
+
+@pytest.mark.parametrize("fix", ["none", "adain", "wavelet", "luma"])
+def test_wide_images_give_what_they_give_untiled(pixel, fix) -> None:
+    alpha = torch.rand(1, 40, 200)
+    lr = torch.cat([photo(40, 200), alpha[None]], dim=1)
+    whole, tiled = (
+        pixel(lr, generator=seeded(), scale=1.7, tile=tile, color_fix=fix, output_type="picture").images[0].values
+        for tile in ("off", 128)
+    )
+    assert whole.shape == (68, 340, 4)
+    assert np.abs(whole.astype(int) - tiled).max() <= 1 and (whole != tiled).mean() < 0.01
+    tensors = [
+        pixel(lr, generator=seeded(), scale=1.7, tile=tile, color_fix=fix, output_type="pt").images
+        for tile in ("off", 128)
+    ]
+    torch.testing.assert_close(tensors[0], tensors[1], atol=1e-4, rtol=0)
+
+
+def test_a_wide_image_holds_rows_across_its_short_side(pixel, monkeypatch) -> None:
+    shapes = []
+    zeros = tiling.spacious_zeros
+    monkeypatch.setattr(tiling, "spacious_zeros", lambda x, shape: shapes.append(shape) or zeros(x, shape))
+    pixel(photo(40, 300), tile=128, output_type="pt")
+    pixel(photo(300, 40), tile=128, output_type="pt")
+    assert shapes == [(1, 3, 4 * 128, 4 * 40)] * 2
+
+
+def test_sums_that_are_very_large_lie_in_a_file_and_are_the_same(pixel, monkeypatch) -> None:
+    lr = photo(60, 150)
+    plain = pixel(lr, generator=seeded(), tile=128, output_type="pt").images
+    monkeypatch.setattr(tiling, "MAPPED_SUMS", 1)
+    monkeypatch.setattr("resdiff.canvas.IN_MEMORY", 0)
+    assert torch.equal(pixel(lr, generator=seeded(), tile=128, output_type="pt").images, plain)

@@ -124,3 +124,10 @@ def test_shards_name_themselves():
     assert (str(Shard()), str(Shard(2, 4))) == ("", "shard 2/4: ")
     assert Shard(2, 4).name(Path("a/report.json")) == Path("a/report.2-of-4.json")
     assert Shard().name(Path("report.json")) == Path("report.json")
+
+
+def test_names_given_away_earlier_are_never_given_again(tmp_path) -> None:
+    late = [Input(tmp_path / "a.jpg", Path("a.jpg"))]
+    taken = {tmp_path / "out" / name for name in ("a.png", "a.jpg.png", "A.jpg-2.PNG")}
+    (job,) = plan_outputs(late, tmp_path / "out", None, taken)
+    assert job.target == tmp_path / "out" / "a.jpg-3.png"
