@@ -3,8 +3,10 @@
 import functools
 import http.server
 import os
+import random
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -80,3 +82,25 @@ def serve(monkeypatch) -> Iterator[Callable[[Path], list[str]]]:
     for httpd in servers:
         httpd.shutdown()
         httpd.server_close()
+
+
+@pytest.fixture
+def read_damaged() -> Callable[..., None]:
+    """A function that reads a file with wrong bytes among its first `head`: an image, or one line that names the file."""
+    from resdiff.images import read_photos
+
+    def read(path: Path, content: bytes, head: int) -> None:
+        draw = random.Random(0)
+        for _ in range(60):
+            damaged = bytearray(content)
+            for _ in range(5):
+                damaged[draw.randrange(min(len(content), head))] = draw.randrange(256)
+            path.write_bytes(damaged)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    read_photos(path)
+                except ValueError as error:
+                    assert str(error).startswith(str(path)) and "\n" not in str(error)
+
+    return read

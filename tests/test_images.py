@@ -1,8 +1,6 @@
 """Photos in and out: every kind of input, every kind of damage, and lossless ways back."""
 
 import io
-import random
-import warnings
 
 import numpy as np
 import pytest
@@ -246,7 +244,7 @@ def test_a_folder_is_no_image(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tif", "avif"])
-def test_truncated_and_damaged_files_give_an_image_or_one_line_that_names_the_file(tmp_path, suffix):
+def test_truncated_and_damaged_files_give_an_image_or_one_line_that_names_the_file(tmp_path, suffix, read_damaged):
     buffer = io.BytesIO()
     Image.fromarray(noise(40, 40)).save(buffer, format={"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix))
     content = buffer.getvalue()
@@ -255,19 +253,7 @@ def test_truncated_and_damaged_files_give_an_image_or_one_line_that_names_the_fi
     with pytest.raises(ValueError, match=r"cannot be read|not an image") as caught:
         read_photos(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-
-    draw = random.Random(0)
-    for _ in range(40):
-        damaged = bytearray(content)
-        for _ in range(5):
-            damaged[draw.randrange(min(len(content), 400))] = draw.randrange(256)
-        path.write_bytes(damaged)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                read_photos(path)
-            except ValueError as error:
-                assert str(path) in str(error) and "\n" not in str(error)
+    read_damaged(path, content, head=400)
 
 
 # --- the way back ----------------------------------------------------------------------------------------------------

@@ -116,3 +116,12 @@ def server(monkeypatch, tmp_path):
 @pytest.fixture
 def reply() -> type[Reply]:
     return Reply
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """The cache of published files, an empty folder."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    monkeypatch.setenv("RESDIFF_CACHE", str(folder))
+    return folder

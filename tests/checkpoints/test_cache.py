@@ -21,14 +21,6 @@ from resdiff.checkpoints.download import DownloadError, locked
 from resdiff.checkpoints.known import KNOWN, VQ_F4
 
 
-@pytest.fixture
-def cache(monkeypatch, tmp_path):
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    monkeypatch.setenv("RESDIFF_CACHE", str(folder))
-    return folder
-
-
 def fill(folder, *names) -> None:
     for name in names:
         (folder / name).write_bytes(b"0" * 10)

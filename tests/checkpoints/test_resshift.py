@@ -225,14 +225,6 @@ def test_a_part_of_a_network_is_an_error_that_names_the_file():
 
 
 @pytest.fixture
-def cache(monkeypatch, tmp_path):
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    monkeypatch.setenv("RESDIFF_CACHE", str(folder))
-    return folder
-
-
-@pytest.fixture
 def here(tmp_path):
     folder = tmp_path / "here"
     folder.mkdir()

@@ -1,5 +1,7 @@
 """Tiny pipelines with random weights, one per kind of the family."""
 
+import copy
+
 import pytest
 import torch
 
@@ -73,3 +75,9 @@ def inpainting() -> ResShiftPipeline:
 def pipe(request) -> ResShiftPipeline:
     """Each super-resolution kind in turn."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def own(pipe):
+    """Each super-resolution kind, the test's own: hooks and recordings stay where they are put."""
+    return quiet(copy.deepcopy(pipe))

@@ -46,14 +46,6 @@ def test_seeds_may_come_from_a_cuda_generator(on_cuda) -> None:
 LR = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture
-def own(pipe):
-    """A pipeline of its own, on the CPU: hooks and recordings stay where they are put."""
-    own = copy.deepcopy(pipe)
-    own.set_progress_bar_config(disable=True)
-    return own
-
-
 def run(pipe, lr: Tensor = LR, seed: int = 0) -> Tensor:
     return pipe(lr, generator=torch.Generator().manual_seed(seed), output_type="pt").images
 

@@ -21,14 +21,6 @@ from resdiff.schedulers.resshift import ResShiftScheduler
 LR = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture
-def own(pipe):
-    """A pipeline of its own for each test: hooks stay where they are put."""
-    own = copy.deepcopy(pipe)
-    own.set_progress_bar_config(disable=True)
-    return own
-
-
 def networks(pipe) -> list[torch.nn.Module]:
     return [network for network in (pipe.unet, pipe.vae) if network is not None]
 
