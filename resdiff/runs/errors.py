@@ -4,7 +4,7 @@ from pathlib import Path
 
 from resdiff.files.formats import printable
 
-LONGEST_LINE = 1000  # characters of a message
+LONGEST_LINE = 800  # characters of a message
 
 
 def describe(error: BaseException, source: Path | None = None) -> str:
