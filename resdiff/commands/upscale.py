@@ -179,6 +179,7 @@ def carry_out(plan: Plan, settings: "Settings", saving: "Saving", batch_size: in
                 summary=summary,
                 report=report,
                 show_bar=os.environ.get("LOCAL_RANK", "0") == "0",
+                beside=restore.leaves_cores,
                 debug=debug,
             )
     try:

@@ -1,6 +1,6 @@
 """Many files through one model. Nothing heavy is imported before it is needed.
 
-`run` decodes the next file and encodes the last ones in threads beside the model, and goes on after a bad file.
+`run` decodes the next file and encodes the last ones in threads beside a model on a GPU, and goes on after a bad file.
 """
 
 import errno
@@ -8,8 +8,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -75,6 +76,19 @@ class DiskFull(OSError):
     """Nothing more can be written where the results go."""
 
 
+class AtOnce(Executor):
+    """Does what is submitted at once: where the model fills all cores, threads beside it only make it wait."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """Return the finished future of fn(*args, **kwargs)."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
 def run(
     jobs: Sequence[Job],
     restore: Restore,
@@ -85,6 +99,7 @@ def run(
     summary: Summary | None = None,  # to count on
     report: Report | None = None,
     show_bar: bool = True,
+    beside: bool = True,  # whether files are read and written in threads beside the model, or between its calls
     debug: bool = False,  # raise the first failure
 ) -> Summary:
     """Restore every job's source into its target. A failure is reported in one line on stderr, and the rest go on.
@@ -107,7 +122,8 @@ def run(
     writing: deque[_Writing] = deque()
     # two pools: results that wait for a slow encoder must not keep the next file from being read
     reading: list[_Reading] = []
-    with bar, ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(2) as writers:
+    pool: Callable[[], Executor] = partial(ThreadPoolExecutor, 2) if beside else AtOnce
+    with bar, pool() as readers, pool() as writers:
         try:
             while (reading or batches) and not outcome.summary.stopped:
                 ready = reading or _read(readers, restore, batches.popleft())
@@ -176,7 +192,7 @@ def _too_many(writing: "deque[_Writing]", batch_size: int) -> bool:
     return len(writing) > WAITING + 2 * batch_size or size > WRITE_BEHIND
 
 
-def _read(pool: ThreadPoolExecutor, restore: Restore, batch: list[Job]) -> list[_Reading]:
+def _read(pool: Executor, restore: Restore, batch: list[Job]) -> list[_Reading]:
     return [_Reading(job, pool.submit(_decode, job, restore)) for job in batch]
 
 

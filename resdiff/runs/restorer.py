@@ -93,6 +93,7 @@ class Restorer:
         self.settings = settings
         self.scale: float = settings.scale or pipe.native_scale
         self.steps: int = settings.num_inference_steps or pipe.default_steps
+        self.leaves_cores: bool = pipe.device.type != "cpu"  # for reading and writing beside it
         on_cuda = pipe.device.type == "cuda"
         self.memory: Memory = "cuda_peak_mib" if on_cuda else "process_peak_mib_so_far"
         pipe.check_inputs(

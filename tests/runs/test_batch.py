@@ -66,7 +66,8 @@ def test_every_file_is_restored_and_written(tmp_path, capsys):
     assert "images/s" in capsys.readouterr().err
 
 
-def test_bad_files_are_reported_by_name_and_the_rest_goes_on(tmp_path, capsys):
+@pytest.mark.parametrize("beside", [True, False])
+def test_bad_files_are_reported_by_name_and_the_rest_goes_on(tmp_path, capsys, beside):
     for name in ("a.png", "m.png", "z.png"):
         photo_file(tmp_path / "in" / name)
     (tmp_path / "in" / "empty.png").write_bytes(b"")
@@ -74,7 +75,7 @@ def test_bad_files_are_reported_by_name_and_the_rest_goes_on(tmp_path, capsys):
     whole = photo_file(tmp_path / "in" / "cut.png", (60, 60)).read_bytes()
     (tmp_path / "in" / "cut.png").write_bytes(whole[: len(whole) - 40])
     jobs = [*jobs_in(tmp_path), Job(tmp_path / "in" / "none.png", tmp_path / "out" / "none.png")]
-    summary = run(jobs, Model(nearest), batch_size=2)
+    summary = run(jobs, Model(nearest), batch_size=2, beside=beside)
     assert str(summary) == "3 written, 4 failed, 0 skipped" and summary.exit_code == 1
     assert names_below(tmp_path / "out") == ["a.png", "m.png", "z.png"]
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
@@ -291,3 +292,13 @@ def test_two_runs_over_the_same_files_both_end_well(tmp_path):
     for index in range(20):
         with Image.open(tmp_path / "out" / f"{index:02}.png") as image:
             assert image.size == (24, 16) and image.getpixel((0, 0)) == (index,) * 3
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_model_that_fills_the_cores_is_not_disturbed_by_threads(tmp_path, monkeypatch, beside):
+    for index in range(3):
+        photo_file(tmp_path / "in" / f"{index}.png")
+    threads, decode = set(), batch._decode
+    monkeypatch.setattr(batch, "_decode", lambda *a: threads.add(threading.current_thread()) or decode(*a))
+    assert run(jobs_in(tmp_path), Model(nearest), beside=beside).written == 3
+    assert (threading.main_thread() in threads) is not beside
