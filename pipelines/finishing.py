@@ -1,6 +1,7 @@
 """From restored bands to results: asked size, colours, channels, samples; no step needs the whole image as floats."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -75,19 +76,17 @@ def adain_bands(bands: Iterator[Tensor], lq: Tensor, size: Size) -> Iterator[Ten
 
 def whole(bands: Iterator[Tensor], count: int, size: Size) -> Tensor:
     """Return the image of a stream, (count, 3, H, W) in [0, 1]. Raises RuntimeError when there is no memory for it."""
-    out, top = None, 0
-    for band in bands:
-        if out is None:
-            try:
-                out = band.new_empty(count, 3, *size, dtype=torch.float32)
-            except RuntimeError as error:
-                raise RuntimeError(
-                    f"no memory for a result of {size[1]}x{size[0]} floats; use output_type='picture'"
-                ) from error
+    first = next(bands)
+    try:
+        out = first.new_empty(count, 3, *size, dtype=torch.float32)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"no memory for a result of {size[1]}x{size[0]} floats; use output_type='picture'"
+        ) from error
+    top = 0
+    for band in chain([first], bands):
         out[..., top : top + band.shape[-2], :] = to_tensor(band)
         top += band.shape[-2]
-    if out is None:
-        raise ValueError("no band came")
     return out
 
 

@@ -51,8 +51,7 @@ def open_pipeline(
         published = fetch(name, vae_file=vae_file, progress=progress)
     else:
         raise ValueError(_unknown(name))
-    files = [published.unet_file, published.autoencoder_file]
-    return ResShiftPipeline.from_published(files, published.known.name, dtype)
+    return ResShiftPipeline.from_published(published, dtype)
 
 
 def open_folder(folder: Path, **kwargs: Any) -> SRPipeline:

@@ -4,12 +4,12 @@ ResShift (2307.12348; zsyOAOA/ResShift sampler.py) and SinSR (2311.14760; wyf091
 has no autoencoder. Super-resolution x4, inpainting and face restoration x1 are the same pipeline with other options.
 """
 
-from pathlib import Path
 from typing import Self, get_args
 
 import torch
 from torch import Tensor
 
+from resdiff.checkpoints.resshift import Published, load_published
 from resdiff.models.pixel_unet import PixelUNet
 from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
@@ -65,14 +65,11 @@ class ResShiftPipeline(SRPipeline):
         self.max_steps = len(scheduler)
 
     @classmethod
-    def from_published(cls, files: list[Path], known_as: str | None = None, dtype: torch.dtype = torch.float32) -> Self:
-        """Build the pipeline of published checkpoints: a UNet file and, unless it lies beside it, its autoencoder.
+    def from_published(cls, published: Published, dtype: torch.dtype = torch.float32) -> Self:
+        """Build the pipeline of published checkpoints, as `resdiff.checkpoints.resshift.resolve` found them.
 
-        Raises CheckpointError in one line; see `resdiff.checkpoints.resshift.resolve`.
+        Raises CheckpointError in one line.
         """
-        from resdiff.checkpoints.resshift import load_published, resolve
-
-        published = resolve([Path(f) for f in files], known_as)
         parts = load_published(published, dtype)
         return cls(
             **parts,

@@ -104,3 +104,19 @@ def read_damaged() -> Callable[..., None]:
                     assert str(error).startswith(str(path)) and "\n" not in str(error)
 
     return read
+
+
+@pytest.fixture
+def unreadable(monkeypatch) -> Callable[[Path], None]:
+    """A function after which a folder cannot be looked into, by root neither."""
+    listdir = os.listdir
+
+    def close(folder: Path) -> None:
+        def guarded(path: str | os.PathLike[str] = ".") -> list[str]:
+            if Path(path) == folder:
+                raise PermissionError(13, "Permission denied")
+            return listdir(path)
+
+        monkeypatch.setattr(os, "listdir", guarded)
+
+    return close

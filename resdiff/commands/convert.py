@@ -47,10 +47,11 @@ def convert_checkpoints(files: Sequence[Path], out_dir: Path, known_as: str | No
                 if file.is_dir()
                 else f"{printable(file)} does not exist; check the name"
             )
+    from resdiff.checkpoints.resshift import resolve
     from resdiff.devices import DTYPES
     from resdiff.pipelines.resshift import ResShiftPipeline
 
-    pipe = ResShiftPipeline.from_published(list(files), known_as, DTYPES[dtype])
+    pipe = ResShiftPipeline.from_published(resolve(files, known_as), DTYPES[dtype])
     temporary = temporary_beside(out_dir)
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)

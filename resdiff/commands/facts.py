@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resdiff.checkpoints.descriptions import json_object, pipeline_description
-from resdiff.checkpoints.known import BUNDLED, BUNDLED_LICENCE, bundled_folder
+from resdiff.checkpoints.known import BUNDLED, BUNDLED_LICENCE, KNOWN, bundled_folder, known_by_file, known_by_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,6 @@ def facts_of(model: str | None, known_as: str | None = None) -> Facts | None:
     Raises ValueError in one line for a folder that holds no pipeline.
     """
     from resdiff.checkpoints.cache import cached
-    from resdiff.checkpoints.known import KNOWN, known_by_file, known_by_name
 
     name = BUNDLED if model is None else model
     if name == BUNDLED:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resdiff.checkpoints.known import BUNDLED, BUNDLED_LICENCE
+from resdiff.checkpoints.known import BUNDLED, BUNDLED_LICENCE, known_by_name
 from resdiff.commands.messages import EXIT_CODES, one_line_errors, say_error, set_messages
 from resdiff.commands.options import Debug
 
@@ -50,7 +50,6 @@ def fetch(names: Names, debug: Debug = False) -> None:
         from resdiff.checkpoints.cache import cache_dir
         from resdiff.checkpoints.fetch import fetch as fetch_files
         from resdiff.checkpoints.fetch import verify
-        from resdiff.checkpoints.known import known_by_name
 
         for known in [known_by_name(name) for name in names]:  # all names before the first download
             try:
@@ -74,7 +73,6 @@ def rm(names: Names, debug: Debug = False) -> None:
     set_messages(debug)
     with one_line_errors(debug):
         from resdiff.checkpoints.cache import cache_dir, cached, others_with, remove
-        from resdiff.checkpoints.known import known_by_name
 
         for known in [known_by_name(name) for name in names]:
             removed = remove(known.name)

@@ -1,10 +1,11 @@
 """Options that several commands have, and the checks that turn what was typed into values. ValueError, one line."""
 
-import math
 import re
 from typing import Annotated
 
 import typer
+
+from resdiff.sizes import LARGEST_SCALE
 
 TILES = ("auto", "off", "reference[:size[:stride]]")
 COLOR_FIXES = ("auto", "none", "adain", "wavelet", "luma")
@@ -20,8 +21,8 @@ def positive_scale(value: float | None) -> float | None:
     """Return `value`, as an integer where it is one."""
     if value is None:
         return None
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"scale is {value}; pass a positive number")
+    if not 0 < value <= LARGEST_SCALE:
+        raise ValueError(f"scale is {value}; pass a positive number up to {LARGEST_SCALE}")
     return int(value) if value.is_integer() else value
 
 

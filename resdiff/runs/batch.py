@@ -104,7 +104,7 @@ def run(
 ) -> Summary:
     """Restore every job's source into its target. A failure is reported in one line on stderr, and the rest go on.
 
-    One batch is read ahead unless it is large, and results wait to be written up to a number of bytes: memory does not
+    Beside the model, one batch is read ahead unless it is large, and results wait to be written up to a number of bytes: memory does not
     grow with the number of files. On KeyboardInterrupt, and when the disk is full, no further file is begun; what is
     restored by then is still written.
     """
@@ -127,7 +127,8 @@ def run(
         try:
             while (reading or batches) and not outcome.summary.stopped:
                 ready = reading or _read(readers, restore, batches.popleft())
-                reading = _read(readers, restore, batches.popleft()) if batches and _is_small(batches[0]) else []
+                ahead = beside and batches and _is_small(batches[0])
+                reading = _read(readers, restore, batches.popleft()) if ahead else []
                 for made in _restored(_decoded(ready, outcome), restore, outcome):
                     writing.append(_Writing(made, writers.submit(_write, made, saving)))
                 while writing and (writing[0].future.done() or _too_many(writing, batch_size)):

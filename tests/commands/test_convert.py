@@ -32,10 +32,11 @@ def published(monkeypatch):
 
     pipe = Published()
 
-    def from_published(files, known_as, dtype):
-        pipe.arguments = (files, known_as, dtype)
+    def from_published(found, dtype):
+        pipe.arguments = (*found, dtype)
         return pipe
 
+    monkeypatch.setattr("resdiff.checkpoints.resshift.resolve", lambda files, known_as: (files, known_as))
     monkeypatch.setattr(ResShiftPipeline, "from_published", from_published)
     return pipe
 

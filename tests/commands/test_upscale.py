@@ -160,6 +160,7 @@ def test_warnings_are_one_line_each(resdiff, pipe, photos, tmp_path, monkeypatch
     ("options", "message"),
     [
         ("--scale 0", "scale is 0.0; pass a positive number"),
+        ("--scale 1e307", "scale is 1e+307; pass a positive number up to 1000"),
         ("--scale nan", "scale is nan; pass a positive number"),
         ("--steps -1", "steps is -1; pass a positive number"),
         ("--steps 99", "num_inference_steps=99 must lie between 1 and 15"),
@@ -263,7 +264,8 @@ def test_an_output_that_cannot_be_meant_is_refused_before_the_model_works(
     arguments = ("upscale", photos / "two.png", "-o", tmp_path / "out")
     result = resdiff(*arguments, "--scale", 1000, "--max-pixels", 100)
     assert "6000x4000 pixels, above 16 times the input's limit of 100" in errors(result)[0]
-    result = resdiff(*arguments, "--scale", 5000, "--format", "webp")
+    Image.new("L", (20, 4)).save(photos / "two.png")
+    result = resdiff(*arguments, "--scale", 1000, "--format", "webp")
     assert "at most 16383 pixels a side" in errors(result)[0]
     assert not pipe.calls and files_below(tmp_path / "out") == []
 
@@ -410,15 +412,8 @@ def test_a_full_disk_stops_the_run_in_one_line(resdiff, pipe, photos, tmp_path, 
     assert "cannot be written: No space left on device" in errors(result)[0]
 
 
-def test_a_folder_that_cannot_be_read_costs_one_line_and_the_exit_code(resdiff, pipe, photos, tmp_path, monkeypatch):
-    listdir = os.listdir
-
-    def guarded(path="."):
-        if str(path).endswith("sub"):
-            raise PermissionError(13, "Permission denied")
-        return listdir(path)
-
-    monkeypatch.setattr(os, "listdir", guarded)
+def test_a_folder_that_cannot_be_read_costs_one_line_and_the_exit_code(resdiff, pipe, photos, tmp_path, unreadable):
+    unreadable(photos / "sub")
     result = resdiff("upscale", photos, "-o", tmp_path / "out")
     assert (result.exit_code, result.stdout) == (1, "2 written, 1 failed, 0 skipped\n")
     assert errors(result) == [f"Error: {photos / 'sub'} cannot be read: Permission denied; check its permissions"]

@@ -302,3 +302,17 @@ def test_a_model_that_fills_the_cores_is_not_disturbed_by_threads(tmp_path, monk
     monkeypatch.setattr(batch, "_decode", lambda *a: threads.add(threading.current_thread()) or decode(*a))
     assert run(jobs_in(tmp_path), Model(nearest), beside=beside).written == 3
     assert (threading.main_thread() in threads) is not beside
+
+
+def test_nothing_is_read_ahead_of_a_model_that_fills_the_cores(tmp_path, monkeypatch):
+    for index in range(3):
+        photo_file(tmp_path / "in" / f"{index}.png")
+    order, decode = [], batch._decode
+    monkeypatch.setattr(batch, "_decode", lambda *a: order.append("read") or decode(*a))
+
+    def recording(photos):
+        order.append("restore")
+        return nearest(photos)
+
+    run(jobs_in(tmp_path), Model(recording), beside=False)
+    assert order == ["read", "restore"] * 3

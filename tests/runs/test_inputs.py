@@ -134,15 +134,8 @@ def test_folders_nested_deeper_than_the_stack_are_searched(tmp_path, monkeypatch
     assert len(names) == 1
 
 
-def test_a_folder_that_cannot_be_read_is_a_problem_and_the_rest_is_found(tree, tmp_path, monkeypatch):
-    listdir = os.listdir
-
-    def guarded(path="."):
-        if str(path).endswith("deeper"):
-            raise PermissionError(13, "Permission denied")
-        return listdir(path)
-
-    monkeypatch.setattr(os, "listdir", guarded)
+def test_a_folder_that_cannot_be_read_is_a_problem_and_the_rest_is_found(tree, tmp_path, unreadable):
+    unreadable(tree / "sub" / "deeper")
     result = find_inputs([str(tree), f"{tree}/**/*.png"], tmp_path / "out")
     assert len(result.inputs) == 7
     assert result.problems == [f"{tree / 'sub' / 'deeper'} cannot be read: Permission denied; check its permissions"]
