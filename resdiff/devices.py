@@ -1,4 +1,4 @@
-"""Which device and which floating-point type to run on, by what the machine can do.
+"""Which device and which floating-point type to run on, by what the machine can do, and when exactness comes first.
 
 bfloat16 on a CPU pays with AMX (2.4 times faster than float32) and with the AVX512-BF16 of AMD's Zen (1.7 to 2.2 times,
 see eval/RESULTS.md); with that of Intel's it is a little slower, without either three to six times. float16 on a CPU is
@@ -7,6 +7,8 @@ slower still, and refused.
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -86,6 +88,29 @@ def _cpu_has_fast_bfloat16() -> bool:
     amx = capabilities.get("amx_tile") and capabilities.get("amx_bf16")
     zen = capabilities.get("avx512_bf16") and "AMD" in str(capabilities.get("cpu_name", ""))
     return bool(amx or zen)
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Compute in float32 even under autocast and where TF32 is allowed: for what counts single grey levels."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+@contextmanager
+def exact_inference(device: torch.device) -> Iterator[None]:
+    """Run networks for numbers that are published: no gradients, full float32, convolutions by one fixed algorithm.
+
+    By default cuDNN computes convolutions in TF32, and may choose another algorithm in every run.
+    """
+    fixed = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with torch.no_grad(), full_precision(device), fixed:
+        yield
 
 
 def is_hooked(network: torch.nn.Module) -> bool:

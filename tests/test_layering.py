@@ -46,7 +46,7 @@ ALLOWED = {
     "checkpoints": {"models", "schedulers"},
     "data": FIRST_ROW,
     "losses": FIRST_ROW | {"diffusion", "models"},
-    "metrics": FIRST_ROW | {"models"},
+    "metrics": FIRST_ROW | {"models", "checkpoints"},
     "pipelines": FIRST_ROW | {"diffusion", "schedulers", "models", "checkpoints"},
     "train": FIRST_ROW | {"diffusion", "schedulers", "models", "checkpoints", "pipelines", "data", "losses", "metrics"},
     "runs": FIRST_ROW | {"checkpoints", "pipelines"},

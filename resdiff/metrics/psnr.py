@@ -1,67 +1,70 @@
-"""Peak signal-to-noise ratio of 8-bit images, on luma (super-resolution tables) or on RGB, and that luma.
+"""Peak signal-to-noise ratio of 8-bit images, on luma (super-resolution tables) or on RGB.
 
-The luma is BT.601 studio swing, MATLAB's ``rgb2ycbcr``. The tables of Set5, Set14 and BSD100 were made with Y rounded
-to integers, the default here; BasicSR (metrics/metric_util.py) leaves it unrounded, which raises PSNR by about 0.01 dB
-and SSIM by 0.001. Difference from BasicSR: float64 throughout.
+Differences from BasicSR (metrics/psnr_ssim.py): float64 throughout, and the luma is rounded unless asked otherwise
+(`resdiff.metrics.luma`). pyiqa, which real-world tables are made with, does not round it and adds 1e-8 to the error:
+``psnr(sr, hr, 0, round_y=False, eps=1e-8)``.
 """
 
 import torch
 from torch import Tensor
 
-
-def rgb_to_y(x: Tensor, *, round_y: bool = True) -> Tensor:
-    """Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255, rounded half up to an integer unless `round_y` is False.
-
-    Args:
-        x: (B, 3, H, W), uint8 values in [0, 255], any dtype.
-
-    Returns:
-        (B, 1, H, W) float64 in [16, 235].
-
-    Raises:
-        ValueError: not (B, 3, H, W).
-    """
-    if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(f"image of shape {tuple(x.shape)} is not colour, give (B, 3, H, W); grey is its own Y")
-    r, g, b = x.double().split(1, dim=1)
-    # exact ties (x.5) occur: this order of operations decides them as the published figures do
-    y = (65.481 * r + 128.553 * g + 24.966 * b) / 255 + 16
-    return (y + 0.5).floor() if round_y else y
+from resdiff.metrics.pixels import check_pair, crop, luma_or_channels, strips
 
 
-def psnr(sr: Tensor, hr: Tensor, crop_border: int, y_channel: bool = True, *, round_y: bool = True) -> Tensor:
+def psnr(
+    sr: Tensor,
+    hr: Tensor,
+    crop_border: int,
+    y_channel: bool = True,
+    *,
+    round_y: bool = True,
+    eps: float = 0.0,
+) -> Tensor:
     """10 log10(255^2 / MSE) in dB, one value per image; inf where the images agree. RGB: MSE over all channels jointly.
 
     Args:
-        sr: (B, 3, H, W) or grey (B, 1, H, W), uint8 values in [0, 255], any dtype. A grey image is its own Y.
+        sr: (B, 3, H, W) or grey (B, 1, H, W), 8-bit values in [0, 255], any dtype. A grey image is its own Y.
         hr: the same shape.
         crop_border: pixels left out on every side, the scale in the classic tables.
         y_channel: compare the luma of RGB images, else all three channels.
         round_y: whether that luma is rounded.
+        eps: added to the MSE of the images in [0, 1], that is eps * 255^2 to the MSE here; 1e-8 limits PSNR to 80 dB.
 
     Returns:
         (B,) float64.
 
     Raises:
-        ValueError: shapes differ or are not images, values outside [0, 255], or the border leaves nothing.
+        ValueError: shapes differ or are not images, values outside [0, 255], a negative eps, or the border leaves
+            nothing.
     """
-    sr, hr = comparable(sr, hr, crop_border, y_channel, round_y)
-    mse = (sr - hr).square().mean(dim=(1, 2, 3))
-    return 10 * torch.log10(255**2 / mse)
+    check_pair(sr, hr)
+    if not eps >= 0:
+        raise ValueError(f"eps is {eps}, give 0 or more, such as 1e-8")
+    sr, hr = crop(sr, crop_border), crop(hr, crop_border)
+    on_y = y_channel and sr.shape[1] == 3
+    if sr.dtype == hr.dtype == torch.uint8 and not on_y:
+        error = _integer_error(sr, hr)
+    else:
+        pairs = zip(sr.split(1), hr.split(1), strict=True)
+        error = torch.stack([_error(*pair, y_channel=on_y, round_y=round_y) for pair in pairs])
+    samples = sr[0].numel() // (3 if on_y else 1)
+    return -10 * torch.log10(error / (255**2 * samples) + eps)
 
 
-def comparable(sr: Tensor, hr: Tensor, crop_border: int, y_channel: bool, round_y: bool) -> tuple[Tensor, Tensor]:
-    """Check a pair as `psnr` documents it, crop its border and convert to luma if asked: (B, 1 or 3, h, w) float64."""
-    if sr.shape != hr.shape or sr.ndim != 4 or sr.shape[1] not in (1, 3):
-        raise ValueError(f"sr {tuple(sr.shape)} and hr {tuple(hr.shape)} must both be (B, 3, H, W) or (B, 1, H, W)")
-    h, w = sr.shape[-2:]
-    if crop_border < 0 or 2 * crop_border >= min(h, w):
-        raise ValueError(f"crop_border is {crop_border}, it must be at least 0 and leave something of {h}x{w}")
-    for name, image in (("sr", sr), ("hr", hr)):
-        if image.min() < 0 or image.max() > 255:
-            raise ValueError(f"{name} spans {image.min():g}..{image.max():g}, give 8-bit values in 0..255")
-    inside = (..., slice(crop_border, h - crop_border), slice(crop_border, w - crop_border))
-    sr, hr = sr[inside].double(), hr[inside].double()
-    if y_channel and sr.shape[1] == 3:
-        return rgb_to_y(sr, round_y=round_y), rgb_to_y(hr, round_y=round_y)
-    return sr, hr
+def _integer_error(sr: Tensor, hr: Tensor) -> Tensor:
+    """Sum of squared differences of uint8 images, (B,) float64."""
+    total = torch.zeros((), dtype=torch.float64, device=sr.device)
+    for x, y in strips(sr, hr, samples=1 << 19):
+        distance = torch.maximum(x, y).sub_(torch.minimum(x, y))  # |x - y| without leaving 8 bits
+        # squares below 2^16 and short sums of them are exact in float32
+        total = total + distance.float().square_().sum(dim=-1).sum(dim=(1, 2), dtype=torch.float64)
+    return total
+
+
+def _error(sr: Tensor, hr: Tensor, y_channel: bool, round_y: bool) -> Tensor:
+    """Sum of squared differences of one pair (1, C, H, W), a float64 scalar."""
+    parts = []
+    for strip in strips(sr, hr):
+        x, y = (luma_or_channels(image, y_channel=y_channel, round_y=round_y) for image in strip)
+        parts.append((x - y).square_().sum())
+    return torch.stack(parts).sum()

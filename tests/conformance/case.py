@@ -26,10 +26,11 @@ ROUNDING = 1e-5  # relative errors count from here: a gradient that is zero by c
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Bound of the error of float32 tensors."""
+    """Bound of the error of floating-point tensors; float64 ones are tables unless it says otherwise."""
 
     limit: float
     relative: bool = False  # error over max|theirs| even where that is below 1: losses and gradients
+    double: bool = False  # bounds float64 tensors as well: figures that were computed, not tables
     share: float = 0.0  # of the values may be one 8-bit level further off: rounding ties of an image in [0, 1]
 
 
@@ -137,13 +138,20 @@ def compare(name: str, ours: Tensor, theirs: Tensor, tolerance: Tolerance) -> Co
     errors = torch.where(a == b, 0.0, (a - b).abs())
     finite = b[b.isfinite()].abs()
     scale = float(finite.max()) if len(finite) else 0.0
-    if theirs.dtype == torch.float64:
+    if theirs.dtype == torch.float64 and not tolerance.double:
         return Comparison(name, float(errors.max()) / max(1.0, scale), TABLE_LIMIT)
     errors = errors / max(ROUNDING if tolerance.relative else 1.0, scale)
     tied = (errors > tolerance.limit) & (errors <= LEVEL + tolerance.limit)
     if float(tied.double().mean()) <= tolerance.share:
         errors = errors.where(~tied, 0.0)
     return Comparison(name, float(errors.max()), tolerance.limit)
+
+
+def check_mid(case: Case, name: str, ours: Tensor, limit: float) -> None:
+    """Raise ValueError, which fails the case, where an intermediate result `ours` is not the recorded one."""
+    result = compare(f"mid/{name}", ours, case.mid[name], Tolerance(limit, double=True))
+    if not result.excess <= 1:
+        raise ValueError(f"{result.name}: {result.problem or f'error {result.error:.2e}'}")
 
 
 @dataclass(frozen=True)

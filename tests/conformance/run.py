@@ -25,6 +25,9 @@ import colour
 import degradation
 import degradation_pipeline
 import diffusion
+import metrics_clip
+import metrics_deep
+import metrics_pixel
 import networks
 import sampling
 from case import Handler, Tolerance, Tolerances, judge, read_case, read_kind
@@ -38,6 +41,9 @@ LOSSES: Tolerances = {
     "grad_*": Tolerance(1e-3, relative=True),
     "*": Tolerance(2e-4),
 }
+PIXELS: Tolerances = {"niqe*": Tolerance(3e-3, relative=True, double=True), "*": Tolerance(1e-6, double=True)}
+DEEP: Tolerances = {"*": Tolerance(1e-6, double=True)}
+CLIP_IQA: Tolerances = {"*": Tolerance(1e-5)}
 
 KINDS: dict[str, tuple[Handler, Tolerances]] = {
     "resshift/diffusion": (diffusion.process, FORWARD),
@@ -61,13 +67,18 @@ KINDS: dict[str, tuple[Handler, Tolerances]] = {
     "degradation/pipeline": (degradation_pipeline.pipeline, PIPELINE),
     "degradation/pair_pool": (degradation_pipeline.pair_pool, DEGRADATION),
     "degradation/face_pipeline": (degradation.face_pipeline, DEGRADATION),
+    "metrics/full_reference": (metrics_pixel.full_reference, PIXELS),
+    "metrics/lpips": (metrics_deep.lpips, DEEP),
+    "metrics/dists": (metrics_deep.dists, DEEP),
+    "metrics/fid": (metrics_deep.fid, DEEP),
+    "metrics/clipiqa": (metrics_clip.clipiqa, CLIP_IQA),
+    "metrics/clipiqa_plus": (metrics_clip.clipiqa_plus, CLIP_IQA),
 }
 NOT_BUILT: dict[str, str] = {  # kinds of each family that does not exist yet
     "seesr": "unet controlnet loop tile_blend gaussian_weights tiled_vae ram",
     "stablesr": "spade resblock_dual struct_encoder unet cfw_block autoencoder_cfw text_encoder schedule loop_ddpm "
     "loop_ddim canvas gaussian_weights image_tiles pipeline",
     "addsr": "student_loop time_adaptive_weights discriminator dinov2 diffaugment distill_losses",
-    "metrics": "full_reference lpips dists clipiqa clipiqa_plus fid",
 }
 PARTS = "stablesr/part"  # weights of other cases, not a case
 

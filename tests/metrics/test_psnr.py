@@ -1,32 +1,15 @@
-"""PSNR and the studio-swing luma against closed forms."""
+"""PSNR against closed forms."""
 
 import math
 
 import pytest
 import torch
 
-from resdiff.metrics.psnr import psnr, rgb_to_y
+from resdiff.metrics.psnr import psnr
 
 
 def random_images(*shape):
     return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-
-
-def test_luma_of_black_white_and_primaries():
-    colours = torch.tensor([[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=torch.uint8)
-    x = colours.T.reshape(1, 3, 1, 5)
-    assert rgb_to_y(x).flatten().tolist() == [16, 235, 81, 145, 41]
-    assert torch.allclose(rgb_to_y(x, round_y=False).flatten()[2:], torch.tensor([81.481, 144.553, 40.966]).double())
-
-
-def test_luma_is_rounded_half_up():
-    # 65.481 R + 128.553 G + 24.966 B is an exact multiple of 255 / 2 here: Y = 81.5
-    tie = next(
-        (r, g, b) for r in range(256) for g in range(256) for b in range(0, 256)
-        if (65481 * r + 128553 * g + 24966 * b) % 510000 == 127500
-    )  # fmt: skip
-    exact = (65481 * tie[0] + 128553 * tie[1] + 24966 * tie[2]) / 255000 + 16
-    assert rgb_to_y(torch.tensor(tie).reshape(1, 3, 1, 1)).item() == exact + 0.5
 
 
 def test_constant_difference_has_a_closed_form():
@@ -79,6 +62,32 @@ def test_bad_pairs_are_refused(sr, hr, crop, message):
         psnr(sr, hr, crop)
 
 
-def test_luma_needs_colour():
-    with pytest.raises(ValueError, match="its own Y"):
-        rgb_to_y(torch.zeros(1, 1, 4, 4))
+def test_eps_counts_in_units_of_the_full_range():
+    hr = random_images(1, 3, 16, 16)
+    assert psnr(hr, hr, 0, eps=1e-8).item() == pytest.approx(80, abs=1e-12)
+    sr = 255 - hr
+    mse = (sr.double() - hr.double()).square().mean().item()
+    expected = 10 * math.log10(255**2 / (mse + 0.01 * 255**2))
+    assert psnr(sr, hr, 0, y_channel=False, eps=0.01).item() == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ValueError, match="eps is -1"):
+        psnr(sr, hr, 0, eps=-1)
+
+
+@pytest.mark.parametrize("y_channel", [False, True])
+def test_large_images_have_no_rounding_error(y_channel):
+    hr = torch.zeros(2, 3, 700, 900, dtype=torch.uint8)  # several strips, squares of 255 sum far beyond float32
+    sr = hr + torch.tensor([255, 3], dtype=torch.uint8).reshape(2, 1, 1, 1)
+    sr[..., ::7] = 0
+    share = sr[0, 0, 0].count_nonzero().item() / 900
+    levels = [219, 3] if y_channel else [255, 3]
+    expected = [10 * math.log10(255**2 / (level**2 * share)) for level in levels]
+    assert psnr(sr, hr, 0, y_channel).tolist() == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("y_channel", [False, True])
+def test_a_value_does_not_depend_on_the_batch(y_channel):
+    sr, hr = random_images(6, 3, 123, 257).split(3)
+    for options in ({}, {"round_y": False}):
+        values = psnr(sr, hr, 0, y_channel, **options)
+        singly = [psnr(s, h, 0, y_channel, **options).item() for s, h in zip(sr.split(1), hr.split(1), strict=True)]
+        assert values.tolist() == singly

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from resdiff.metrics.psnr import rgb_to_y
+from resdiff.metrics.luma import rgb_to_y
 from resdiff.metrics.ssim import ssim
 
 
@@ -13,7 +13,7 @@ def random_images(*shape):
     return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-def direct_ssim(x, y):
+def direct_ssim(x, y, clamp=False):
     """Mean over all 11x11 windows of two (H, W) planes, each window's moments taken by themselves."""
     g = torch.tensor([math.exp(-(k**2) / (2 * 1.5**2)) for k in range(-5, 6)], dtype=torch.float64)
     window = torch.outer(g, g) / g.sum() ** 2
@@ -24,8 +24,9 @@ def direct_ssim(x, y):
             ma, mb = (window * a).sum(), (window * b).sum()
             va, vb = (window * (a - ma) ** 2).sum(), (window * (b - mb) ** 2).sum()
             cov = (window * (a - ma) * (b - mb)).sum()
-            numerator = (2 * ma * mb + 6.5025) * (2 * cov + 58.5225)
-            values.append(numerator / ((ma**2 + mb**2 + 6.5025) * (va + vb + 58.5225)))
+            structure = (2 * cov + 58.5225) / (va + vb + 58.5225)
+            structure = structure.clamp(min=0) if clamp else structure
+            values.append((2 * ma * mb + 6.5025) / (ma**2 + mb**2 + 6.5025) * structure)
     return torch.stack(values).mean().item()
 
 
@@ -70,3 +71,23 @@ def test_too_small_images_are_refused():
     x = random_images(1, 3, 18, 30)
     with pytest.raises(ValueError, match="10x22 pixels are left"):
         ssim(x, x, 4)
+
+
+def test_clamp_counts_negative_structure_as_zero():
+    sr, hr = random_images(2, 1, 24, 24).split(1)
+    assert ssim(sr, hr, 0, clamp=True).item() == pytest.approx(direct_ssim(sr[0, 0], hr[0, 0], clamp=True), abs=1e-10)
+    assert ssim(sr, hr, 0, clamp=True) > ssim(sr, hr, 0) + 0.01
+    assert ssim(255 - hr, hr, 0, clamp=True).item() < 0.01
+
+
+def test_a_tall_image_is_the_sum_of_its_strips():
+    sr, hr = random_images(2, 1, 700, 400).split(1)  # 3 strips
+    direct = ssim(sr[..., :400, :], hr[..., :400, :], 0) * 390 + ssim(sr[..., 390:, :], hr[..., 390:, :], 0) * 300
+    assert ssim(sr, hr, 0).item() == pytest.approx(direct.item() / 690, abs=1e-12)
+
+
+def test_a_value_does_not_depend_on_the_batch():
+    sr, hr = random_images(6, 3, 90, 70).split(3)
+    for y_channel in (True, False):
+        singly = [ssim(s, h, 0, y_channel).item() for s, h in zip(sr.split(1), hr.split(1), strict=True)]
+        assert ssim(sr, hr, 0, y_channel).tolist() == singly

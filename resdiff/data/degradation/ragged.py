@@ -1,4 +1,4 @@
-"""Batches of images of different sizes, and the precision degradations are computed in.
+"""Batches of images of different sizes.
 
 Every sample draws its own resize factor, so the images of one batch get different sizes midway. They then lie at the
 top left of one canvas, zero elsewhere, and each primitive works on the whole canvas at once: the number of kernel
@@ -6,12 +6,13 @@ launches does not depend on the batch. (The references draw one factor per batch
 which has no launches to save, batches of one are faster: the canvas is larger than most of its images.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from resdiff.devices import full_precision as full_precision  # what the primitives compute in
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +74,3 @@ class Ragged:
     def like(self, pixels: Tensor) -> "Ragged":
         """Return other pixels (B, C, H, W) of the same sizes; what lies outside each image is set to zero."""
         return Ragged(pixels if self.is_even else pixels.where(self.mask(), pixels.new_zeros(())), self.sizes)
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Compute in float32 even under autocast and where TF32 is allowed: degradations count single grey levels."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
