@@ -1,4 +1,4 @@
-"""`BicubicPipeline`: plain bicubic interpolation behind the same call, the baseline to look at beside any model."""
+"""`BicubicPipeline`: plain bicubic interpolation behind the same call, the baseline of every table."""
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from resdiff.tiling import Smooth
 
 
 class BicubicPipeline(SRPipeline):
-    """Bicubic with Pillow's kernel (a = -0.5). Has no components and no randomness."""
+    """MATLAB's bicubic (a = -0.5, mirrored borders), in floats and rounded once. Has no components and no randomness."""
 
     max_steps = 1
 
@@ -28,4 +28,4 @@ class BicubicPipeline(SRPipeline):
         self, lq: Tensor, noise: Noise, *, mask: Tensor | None, num_inference_steps: int, on_step: OnStep
     ) -> Tensor:
         """Return the enlarged image; see `SRPipeline.restore`."""
-        return bicubic(lq, scaled_size(lq.shape[-2], lq.shape[-1], self.native_scale), "pil")
+        return bicubic(lq, scaled_size(lq.shape[-2], lq.shape[-1], self.native_scale), "matlab")
