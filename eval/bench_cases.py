@@ -1,12 +1,13 @@
 """The single measurements of `bench_pipeline`: one case, run in this process."""
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from resdiff.eval.harness.cost import reset_peak, resident_mib
 
 Way = Literal["plain", "compiled", "graphs", "compiled, graphs", "model offload", "sequential offload", "group offload"]
 FolderWay = Literal["loop", "command"]
@@ -49,20 +50,6 @@ class Measurement:
     wall_seconds: float
     cpu_seconds: float
     peak_mib: float  # above the process after import; on a GPU: of the allocator
-
-
-def resident_mib(field: str) -> float:
-    """Return a size of this process in MiB: VmRSS now, or VmHWM its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
-
-
-def reset_peak() -> None:
-    """Let VmHWM start again from here, where the kernel allows it."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        print("the peak of the import cannot be reset here and is counted", file=sys.stderr)
 
 
 def full_size_pipeline(steps: int, dtype: Any) -> Any:
@@ -121,7 +108,7 @@ def measure_calls(case: Case, repeats: int) -> Measurement:
     if case.model == FULL:
         from resdiff.models import swin_unet, vq  # noqa: F401  (counted as import, not as load)
     baseline = resident_mib("VmRSS")
-    reset_peak()
+    reset_peak(torch.device("cpu"))
     started = time.perf_counter()
     pipe = load(case)
     loading = time.perf_counter() - started
@@ -194,7 +181,7 @@ def measure_folder(case: Case, repeats: int) -> Measurement:
         photos = write_photos(Path(folder) / "photos", case.photos, case.side)
         outputs = (Path(folder) / f"results-{i}" for i in range(repeats + 1))
         baseline = resident_mib("VmRSS")
-        reset_peak()
+        reset_peak(torch.device("cpu"))
         first, _ = fastest(lambda: run(case, photos, next(outputs)), 1)
         wall, cpu = fastest(lambda: run(case, photos, next(outputs)), repeats)
         results = [path for path in Path(folder).glob("results-*/*.png") if path.is_file()]

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from resdiff.eval.bench_cases import reset_peak, resident_mib
+from resdiff.eval.harness.cost import reset_peak, resident_mib
 from resdiff.models.vq import VQAutoencoder
 from resdiff.train.progress import Progress
 from resdiff.train.recipe import build_unet, construct
@@ -191,7 +191,7 @@ def measure_training(case: Case, settings: Settings) -> Training:
         args = training_arguments(case, settings, Path(folder))
         make_files(args, settings)
         before = resident_mib("VmRSS")
-        reset_peak()
+        reset_peak(torch.device("cpu"))
         run = assemble(args)
         batches, progress = run.batches(first=0), Progress()
         steps = settings.steps * (SMALL_STEPS if case.recipe == SMALL else 1)

@@ -16,6 +16,7 @@ from resdiff.train.settings import TrainingArguments
 
 logger = logging.getLogger(__name__)
 
+INTERRUPTED = "interrupted; --resume_from_checkpoint latest goes on from the last checkpoint"
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -74,8 +75,8 @@ def choose_workers(wanted: int | None, photos_in: str, num_processes: int, devic
     return 0 if device.type == "cpu" else max(1, min(8, cores() // num_processes))
 
 
-def run_script(main: Callable[[], None]) -> int:
-    """Run a training script; return its exit code, what went wrong being one line of the main process.
+def run_script(main: Callable[[], object], interrupted: str = INTERRUPTED) -> int:
+    """Run a script; return its exit code, what went wrong being one line of the main process.
 
     0: done, or stopped by a signal after saving. 2: it cannot run as told. 1: bad losses or a second Ctrl-C ended it.
     RESDIFF_DEBUG=1 in the environment shows the traceback.
@@ -86,8 +87,7 @@ def run_script(main: Callable[[], None]) -> int:
         if os.environ.get("RESDIFF_DEBUG"):
             raise
         if os.environ.get("RANK", "0") == "0":
-            text = "interrupted; --resume_from_checkpoint latest goes on from the last checkpoint"
-            text = text if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
+            text = interrupted if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
             print(f"error: {text}", file=sys.stderr)
         return 2 if isinstance(error, (ValueError, OSError)) else 1
     return 0

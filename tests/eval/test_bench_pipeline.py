@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from resdiff.eval.bench_cases import Case, Measurement, fastest, measure, resident_mib
+from resdiff.eval.bench_cases import Case, Measurement, fastest, measure
 from resdiff.eval.bench_pipeline import groups, left_out, table, target
+from resdiff.eval.harness.cost import resident_mib
 
 
 @pytest.mark.parametrize("best", ["float32", "bfloat16"])

@@ -1,0 +1,76 @@
+"""A run as one HTML page that needs nothing else: template, style sheet and script are this package's data."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from resdiff.eval.harness.page import tradeoffs
+from resdiff.eval.harness.page.cells import magnitude, of_images, table
+from resdiff.eval.harness.page.document import Document, Figure
+from resdiff.eval.harness.page.gallery import HR, LR, Gallery
+from resdiff.eval.harness.page.plots import shape
+
+ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
+WORDS = {"higher": "higher is better", "lower": "lower is better", "none": "neither high nor low is better by itself"}
+DISTORTION_DEFAULTS = ("psnr_y", "psnr_rgb", "lpips")
+PERCEPTION_DEFAULTS = ("niqe", "clip_iqa")
+
+
+def render(document: Document, gallery: Gallery) -> str:
+    """Return the page. Every text of the run is escaped; infinities do not reach the JSON in it."""
+    page = files(__package__)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["magnitude"] = magnitude
+    template = environment.from_string(page.joinpath("page.html.j2").read_text(encoding="utf-8"))
+    distortion, perception = (tradeoffs.shown(document, distortion=kind) for kind in (True, False))
+    measured = tradeoffs.measured(document)
+    state = _first_state(document, distortion, perception, measured)
+    sides = [LR, *(m.name for m in document.models), *([HR] if any(s.has_hr for s in document.sets) else [])]
+    return template.render(
+        run=document,
+        gallery=gallery,
+        tables=[table(document, test_set) for test_set in document.sets],
+        profiles=list(document.profile.values()),
+        distortion=distortion,
+        perception=perception,
+        measured=measured,
+        planes=tradeoffs.perception_distortion(document),
+        costs=tradeoffs.quality_cost(document),
+        by_image=of_images(document),
+        state=state,
+        sides=sides,
+        data={
+            "state": state,
+            "sets": [s.name for s in document.sets],
+            "models": [m.name for m in document.models],
+            "sides": sides,
+            "figures": {f.name: {"label": f.label, "digits": f.digits} for f in of_images(document)},
+            "values": [row.values for row in gallery.rows],
+        },
+        arrows=ARROWS,
+        words=WORDS,
+        shape=shape,
+        css=Markup(page.joinpath("page.css").read_text(encoding="utf-8")),
+        js=Markup(page.joinpath("page.js").read_text(encoding="utf-8")),
+    )
+
+
+def _first_state(
+    document: Document, distortion: Sequence[Figure], perception: Sequence[Figure], measured: Sequence[Figure]
+) -> dict[str, str]:
+    """Return what the page shows when its address says nothing: the first model beside the last."""
+    names = [m.name for m in document.models]
+    return {
+        "set": "all",
+        "sort": "name",
+        "minus": "",
+        "order": "asc",
+        "left": names[0] if len(names) > 1 else LR,
+        "right": names[-1],
+        "at": "50",
+        "x": tradeoffs.chosen(distortion, *DISTORTION_DEFAULTS),
+        "y": tradeoffs.chosen(perception, *PERCEPTION_DEFAULTS),
+        "quality": tradeoffs.chosen(measured, *PERCEPTION_DEFAULTS, *DISTORTION_DEFAULTS),
+    }
