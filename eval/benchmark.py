@@ -16,7 +16,8 @@ again, the command computes what is missing; more models, sets and metrics may b
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,69 +26,80 @@ from accelerate import PartialState
 
 from resdiff.devices import check_device, check_dtype
 from resdiff.eval.harness.cost import held_mib
-from resdiff.eval.harness.document import make_document
+from resdiff.eval.harness.document import Document, write_document
+from resdiff.eval.harness.gathering import make_document
+from resdiff.eval.harness.models import Model
 from resdiff.eval.harness.planning import Plan, make_plan
 from resdiff.eval.harness.profiling import profile
-from resdiff.eval.harness.running import Share, Task, list_tasks, measure, restore, write_lr
+from resdiff.eval.harness.running import restore, score, write_lr
 from resdiff.eval.harness.tables import summary, write_tables
 from resdiff.eval.report import write_report
-from resdiff.runs.json_files import write_json
-from resdiff.runs.launcher import local_device, share_cores
+from resdiff.runs.jobs import Shard
+from resdiff.runs.launcher import local_device, run_script, share_cores
 from resdiff.runs.restorer import Restorer, load_pipeline
 from resdiff.runs.resume import remove_leftovers
-from resdiff.train.launch import run_script
 
 METRICS = "psnr_y,ssim_y,lpips,clip_iqa,niqe"
 
 
-def restore_all(plan: Plan, tasks: Sequence[Task], share: Share, device: torch.device) -> dict[str, Any]:
-    """Make the images that are missing, model by model; return what stands for each model's weights.
+def carry_out(plan: Plan, args: argparse.Namespace, state: PartialState) -> Document | None:
+    """Do this process's share of `plan`; the main process writes the documents and returns the first of them."""
+    shard = Shard(state.process_index + 1, state.num_processes)
+    if state.is_main_process:
+        plan.folder.write(plan.folder.begin(plan.conditions))
+        remove_leftovers(path for path in plan.folder.root.rglob("*") if path.is_dir())
+    state.wait_for_everyone()
+    for testset in plan.testsets:
+        write_lr(testset, shard)
+    state.wait_for_everyone()
+    records = {model.name: restore_all(plan, model, shard) for model in plan.models}
+    state.wait_for_everyone()
+    score(plan.tasks, plan.suite, plan.protocol, shard)
+    state.wait_for_everyone()
+    document = finish(plan, args, records, state) if state.is_main_process else None
+    state.wait_for_everyone()
+    return document
 
-    Raises ValueError when a model is not the one that made the images of an earlier run.
+
+def restore_all(plan: Plan, model: Model, shard: Shard) -> dict[str, Any]:
+    """Make the images of a model that are missing; return what decides their pixels.
+
+    Raises ValueError when the model is not the one that made the images of an earlier run.
     """
-    records = {}
-    for model in plan.models:
-        own = [task for task in tasks if task.model == model]
-        record: dict[str, Any] = {"kind": "results"}
-        if model.settings is not None:
-            before = held_mib(device)
-            restorer = Restorer(load_pipeline(model.settings), model.settings)
-            record = restorer.record()
-            record["weights"] = record.pop("weights")  # last: of several differences the first is told
-        settings = plan.folder.begin(plan.settings | {"models": {model.name: record}})
-        if share.index == 0:
-            plan.folder.write(settings)
-        if model.settings is not None:
-            restore(own, restorer, share, before)
-            del restorer
-        records[model.name] = record
-    return records
+    device = plan.suite.device
+    before = held_mib(device)
+    restorer = None if model.settings is None else Restorer(load_pipeline(model.settings), model.settings)
+    record = {"kind": "results"} if restorer is None else restorer.record()
+    conditions = plan.folder.begin(plan.conditions | {"models": {model.name: record}})
+    if shard.index == 1:
+        plan.folder.write(conditions)
+    if restorer is not None:
+        restore([task for task in plan.tasks if task.model == model], restorer, shard, before)
+    return record
 
 
-def finish(
-    args: argparse.Namespace, plan: Plan, tasks: Sequence[Task], records: Mapping[str, Any], settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Profile if asked, write the documents, and return the first of them."""
+def finish(plan: Plan, args: argparse.Namespace, records: Mapping[str, Any], state: PartialState) -> Document:
+    """Profile if asked, write all documents, and print the tables."""
     profiled: list[dict[str, Any]] = []
     if args.profile:
         running = [model for model in plan.models if model.settings is not None]
-        baseline = args.baseline or running[0].name
-        profiled = profile(running, plan.testsets, baseline=baseline, repeats=args.repeats, count=args.profile_images)
-    document = make_document(
-        plan.folder,
-        tasks,
-        plan.suite,
-        protocol=plan.protocol,
-        settings=settings,
-        weights={
-            name: {"networks": record["weights"]} if "weights" in record else {} for name, record in records.items()
-        },
-        digests=plan.digests,
-        profile=profiled,
-    )
-    write_json(plan.folder.root / "benchmark.json", document)
+        profiled = profile(
+            running, plan.testsets, baseline=plan.baseline, repeats=args.repeats, count=args.profile_images
+        )
+    settings = {
+        "scale": args.scale,
+        "seed": args.seed,
+        "dtype": str(check_dtype(args.dtype, plan.suite.device)).removeprefix("torch."),
+        "device": plan.suite.device.type,
+        "tile": args.tile,
+        "num_processes": state.num_processes,
+        "threads": torch.get_num_threads(),
+    }
+    document = make_document(plan, settings=settings, records=records, profile=profiled)
+    write_document(document, plan.folder.root)
     write_tables(document, plan.folder.root)
     write_report(plan.folder.root)
+    print(summary(document))
     return document
 
 
@@ -109,7 +121,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     add("--weights_dir", type=Path, help="folder with the metrics' weights [$RESDIFF_CACHE, other caches, publishers]")
     add("--skip_missing", action="store_true", help="n/a for what cannot be computed: no weights, no HR, too small")
     add("--profile", action="store_true", help="also measure speed and memory side by side")
-    add("--baseline", help="model that the ratios of --profile refer to [the first]")
+    add("--baseline", help="model that differences and the ratios of --profile refer to [the first]")
     add("--repeats", type=int, default=5, help="of --profile, after a warm-up; medians count")
     add("--profile_images", type=int, default=4, help="of --profile: the first ones of each set")
     args = parser.parse_args(input_args)
@@ -127,56 +139,18 @@ def _tile(text: str) -> str | int:
     return int(text) if text.isdecimal() else text
 
 
-def main(args: argparse.Namespace) -> dict[str, Any] | None:
+def main(args: argparse.Namespace) -> Document | None:
     """Run the benchmark; the main process returns the document that it wrote, the others None."""
     device = check_device(local_device(args.device, os.environ))
-    state = PartialState(cpu=device.type == "cpu")
-    share = Share(state.process_index, state.num_processes)
+    # processes that are done early wait for the slowest
+    state = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=7))
     share_cores(os.environ)
     try:
-        plan = make_plan(args, device)
-    except (ValueError, OSError):
-        if share.index > 0:
-            raise SystemExit(2) from None  # the main process says why
-        raise
-    try:
-        return carry_out(args, plan, state, share, device)
+        return carry_out(make_plan(args, device), args, state)
     except (ValueError, OSError) as error:
-        if share.index > 0:
-            print(f"error: in process {share.index}: {error}", file=sys.stderr)
+        if not state.is_main_process:  # which speaks for itself
+            print(f"error: in process {state.process_index}: {error}", file=sys.stderr)
         raise
-
-
-def carry_out(
-    args: argparse.Namespace, plan: Plan, state: PartialState, share: Share, device: torch.device
-) -> dict[str, Any] | None:
-    """Do this process's share of `plan`; the main process returns the document."""
-    if share.index == 0:
-        plan.folder.write(plan.folder.begin(plan.settings))
-        remove_leftovers(path for path in plan.folder.root.rglob("*") if path.is_dir())
-    state.wait_for_everyone()
-    testsets = [write_lr(testset, plan.folder, share) for testset in plan.testsets]
-    state.wait_for_everyone()
-    tasks = list_tasks(plan.folder, testsets, plan.models)
-    records = restore_all(plan, tasks, share, device)
-    state.wait_for_everyone()
-    measure(tasks, plan.suite, plan.protocol, share)
-    state.wait_for_everyone()
-    document = None
-    if share.index == 0:
-        settings = {
-            "scale": args.scale,
-            "seed": args.seed,
-            "dtype": str(check_dtype(args.dtype, device)).removeprefix("torch."),
-            "device": device.type,
-            "tile": args.tile,
-            "num_processes": share.count,
-            "threads": torch.get_num_threads(),
-        }
-        document = finish(args, plan, tasks, records, settings)
-        print(summary(document))
-    state.wait_for_everyone()
-    return document
 
 
 if __name__ == "__main__":

@@ -26,7 +26,10 @@ from tqdm import tqdm
 
 import resdiff
 from resdiff.data.degradation.presets import preset, to_yaml
-from resdiff.eval.harness.testsets import check_degradation, find_images, image_size, make_lr, read_image, some
+from resdiff.eval.harness.degrading import check_degradation, make_lr
+from resdiff.eval.harness.images import image_size, read_image
+from resdiff.eval.harness.testsets import find_images, some
+from resdiff.files.digest import sha256
 from resdiff.files.formats import printable
 from resdiff.pictures import Picture, save_picture
 from resdiff.runs.errors import describe
@@ -126,7 +129,8 @@ def make_pair(source: Path, name: str, settings: Settings) -> tuple[Tensor, Tens
 
 
 def check(path: Path, hr_dir: Path | None = None) -> Iterator[str]:
-    """Regenerate the set that a manifest describes and yield one line for each image that is not the same bit for bit.
+    """Regenerate the set that a manifest describes and yield one line for each image that is not the same bit for bit,
+    or that the manifest does not know.
 
     Compared with the manifest are the pixels made now and those of the files beside it, where there are any.
 
@@ -152,6 +156,10 @@ def check(path: Path, hr_dir: Path | None = None) -> Iterator[str]:
         problems = list(_problems(entry, settings, folders, hr_dir))
         if problems:
             yield f"{entry['name']}: {', '.join(problems)}"
+    listed = {entry["name"] for entry in manifest["images"]}
+    for folder in folders.values():
+        for name in (find_images(folder) if folder.is_dir() else {}).keys() - listed:
+            yield f"{name}: is in {printable(folder)} and not in the manifest"
 
 
 def _problems(
@@ -163,7 +171,7 @@ def _problems(
     if not source.is_file():
         yield f"{printable(source)} is missing"
         return
-    if hr_dir and file_digest(source) != entry["source_sha256"]:
+    if hr_dir and sha256(source) != entry["source_sha256"]:
         yield f"{printable(source)} is another file"
     hr, lr = make_pair(source, name, settings)
     for side, made in (("hr", hr), ("lr", lr)):
@@ -183,12 +191,6 @@ def pixel_digest(image: Tensor) -> str:
     channels, height, width = image.shape
     samples = image.movedim(0, -1).contiguous().numpy().tobytes()
     return hashlib.sha256(f"{height} {width} {channels}\n".encode() + samples).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256, in hex, of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sources(hr_dir: Path, settings: Settings, limit: int | None) -> dict[str, Path]:
@@ -221,7 +223,7 @@ def _manifest(settings: Settings, sources: dict[str, Path]) -> dict[str, Any]:
         "degradation": to_yaml(preset(settings.degradation)),
         "complete": False,
         "images": [
-            {"name": name, "source": path.name, "source_sha256": file_digest(path)} for name, path in sources.items()
+            {"name": name, "source": path.name, "source_sha256": sha256(path)} for name, path in sources.items()
         ],
     }
 
@@ -307,7 +309,11 @@ def main(args: argparse.Namespace) -> int:
             for problem in check(args.check, args.hr_dir):
                 problems += 1
                 print(problem)
-            print(f"{problems} images differ" if problems else "all images are equal bit for bit")
+            print(
+                f"{problems} image{'s' if problems > 1 else ''} differ"
+                if problems
+                else "all images are equal bit for bit"
+            )
             return 1 if problems else 0
         settings = Settings(degradation=args.degradation, scale=args.scale, seed=args.seed, crop_size=args.crop_size)
         manifest = make_testset(args.hr_dir, settings, args.output_dir, args.limit)

@@ -8,16 +8,14 @@ at the place where the models differ most and a before/after slider. The page lo
 """
 
 import argparse
-import contextlib
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from resdiff.eval.harness.page.document import read_document
+from resdiff.eval.harness.document import read_document
 from resdiff.eval.harness.page.gallery import gallery
 from resdiff.eval.harness.page.render import render
-from resdiff.files.formats import printable, temporary_beside
+from resdiff.files.formats import written_whole
+from resdiff.runs.launcher import run_script
 
 MAX_IMAGES = 200  # of a set
 
@@ -40,28 +38,10 @@ def write_report(out_folder: Path, output: Path | None = None, max_images: int =
         raise ValueError(f"max_images is {max_images}; pass 1 or more")
     output = out_folder / "report.html" if output is None else output
     document = read_document(out_folder)
-    temporary = temporary_beside(output)
-    try:
-        with _written(output):
-            temporary.touch()  # a place that cannot be written is found before the images are read
-        page = render(document, gallery(document, max_images)).encode("utf-8", "backslashreplace")
-        with _written(output):
-            temporary.write_bytes(page)
-            os.replace(temporary, output)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    page = render(document, gallery(document, out_folder, max_images)).encode("utf-8", "backslashreplace")
+    with written_whole(output) as temporary:
+        temporary.write_bytes(page)
     return output
-
-
-@contextlib.contextmanager
-def _written(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"output {printable(output)} cannot be written: {error.strerror or error}; choose another place"
-        ) from error
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
@@ -75,12 +55,9 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Write the page and say where it is."""
-    try:
-        page = write_report(args.run, args.output, args.max_images)
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
+    page = write_report(args.run, args.output, args.max_images)
     print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    sys.exit(run_script(lambda: main(parse_args())))

@@ -2,8 +2,6 @@
 
 import logging
 import os
-import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
@@ -11,12 +9,10 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import ProjectConfiguration, parse_flag_from_env
 
 from resdiff.devices import check_dtype, default_device, default_dtype
-from resdiff.train.loop import RunAborted
 from resdiff.train.settings import TrainingArguments
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = "interrupted; --resume_from_checkpoint latest goes on from the last checkpoint"
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -73,24 +69,6 @@ def choose_workers(wanted: int | None, photos_in: str, num_processes: int, devic
     if wanted is not None:
         return wanted
     return 0 if device.type == "cpu" else max(1, min(8, cores() // num_processes))
-
-
-def run_script(main: Callable[[], object], interrupted: str = INTERRUPTED) -> int:
-    """Run a script; return its exit code, what went wrong being one line of the main process.
-
-    0: done, or stopped by a signal after saving. 2: it cannot run as told. 1: bad losses or a second Ctrl-C ended it.
-    RESDIFF_DEBUG=1 in the environment shows the traceback.
-    """
-    try:
-        main()
-    except (ValueError, OSError, RunAborted, KeyboardInterrupt) as error:
-        if os.environ.get("RESDIFF_DEBUG"):
-            raise
-        if os.environ.get("RANK", "0") == "0":
-            text = interrupted if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
-            print(f"error: {text}", file=sys.stderr)
-        return 2 if isinstance(error, (ValueError, OSError)) else 1
-    return 0
 
 
 def start(args: TrainingArguments) -> Accelerator:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from resdiff.runs.launcher import RunAborted
 from resdiff.train.checkpoints import Checkpoints, save_tensors
 from resdiff.train.ema import Ema
 from resdiff.train.progress import Limits, Progress, Rhythm
@@ -30,10 +31,6 @@ logger = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch")
 BAD_STEPS_IN_A_ROW = 10  # after so many skipped steps the run is not going to recover
-
-
-class RunAborted(Exception):
-    """Bad losses ended a run; the message says at which step, and where the batch is."""
 
 
 def fit(

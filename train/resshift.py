@@ -30,12 +30,13 @@ from resdiff.data.training_set import Batch, TrainingSet, collate, sample_genera
 from resdiff.devices import DTYPES
 from resdiff.models.vq import VQAutoencoder
 from resdiff.pipelines.resshift import ResShiftPipeline
+from resdiff.runs.launcher import run_script
 from resdiff.train.arguments import parse, to_yaml
 from resdiff.train.batches import training_batches
 from resdiff.train.card import model_card
 from resdiff.train.checkpoints import Checkpoints
 from resdiff.train.ema import Ema
-from resdiff.train.launch import PRECISIONS, choose_workers, run_script, start
+from resdiff.train.launch import PRECISIONS, choose_workers, start
 from resdiff.train.loop import fit
 from resdiff.train.output import check_output, publish, write_model
 from resdiff.train.progress import Limits, Progress
@@ -47,6 +48,7 @@ from resdiff.train.validation import ValidationPair, validate, validation_pairs
 
 logger = logging.getLogger("resdiff.train.resshift")  # also as a script: `start` lets the main process alone speak
 
+INTERRUPTED = "interrupted; --resume_from_checkpoint latest goes on from the last checkpoint"
 DEFAULT_RECIPE = Path(__file__).resolve().parent / "recipes" / "resdiff_small.yaml"
 
 
@@ -284,4 +286,4 @@ def main(args: Arguments) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    sys.exit(run_script(lambda: main(parse_args())))
+    sys.exit(run_script(lambda: main(parse_args()), INTERRUPTED))

@@ -14,7 +14,9 @@ from resdiff.data.degradation.pool import PairPool
 from resdiff.data.training_set import Batch, sample_generator
 from resdiff.diffusion import resshift
 from resdiff.losses.diffusion import error_per_sample
-from resdiff.losses.perceptual import Lpips, find_vgg
+from resdiff.losses.perceptual import Lpips
+from resdiff.metrics.trunks import VGG
+from resdiff.metrics.weights import find_weights
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.train.arguments import option
 
@@ -27,7 +29,7 @@ class LossArguments:
     loss_space: Literal["latent", "pixel"] = option("latent", "where it is measured; pixel: through the decoder")
     loss_weight: float = option(1.0, "of that error")
     lpips_weight: float = option(0.0, "of LPIPS (VGG) through the decoder")
-    lpips_weights: Path | None = option(None, "torchvision's vgg16-397923af.pth [torch hub's cache]")
+    lpips_weights: Path | None = option(None, "torchvision's vgg16-397923af.pth [caches, else downloaded]")
     timestep_weights: tuple[float, ...] | None = option(None, "weight of each timestep's loss")
     last_step_share: float = option(0.0, "of the draws of t that are forced to T-1, which one-step sampling uses")
 
@@ -36,7 +38,7 @@ class LossArguments:
         if timesteps is not None and self.timestep_weights is not None and len(self.timestep_weights) != timesteps:
             raise ValueError(f"--timestep_weights has {len(self.timestep_weights)} values for {timesteps} timesteps")
         if timesteps is not None and self.lpips_weight:
-            find_vgg(self.lpips_weights)
+            find_weights(VGG.weights, self.lpips_weights)
         if not 0 <= self.last_step_share <= 1:
             raise ValueError(f"--last_step_share {self.last_step_share} must lie in [0, 1]")
         weights = (self.loss_weight, self.lpips_weight)

@@ -2,9 +2,10 @@
 
 import contextlib
 import ctypes
+import functools
 import gc
+import logging
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
+logger = logging.getLogger("resdiff")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,12 @@ def reset_peak(device: torch.device) -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        print("the peak of memory cannot be reset here: it is that of the whole process so far", file=sys.stderr)
+        _warn_once()
+
+
+@functools.cache
+def _warn_once() -> None:
+    logger.warning("the peak of memory cannot be reset here: it is that of the whole process so far")
 
 
 def peak_mib(device: torch.device) -> float:

@@ -1,198 +1,218 @@
-"""benchmark.json: everything that was measured, and everything it depends on."""
+"""benchmark.json: everything that was measured, and everything it depends on, as records.
 
-import os
-import platform
-import shlex
-import statistics
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+The names of the fields are the keys of the file: what is written, the tables and the page cannot drift apart. Numbers
+are finite; None says that there is none. Paths are relative to the run folder where they lie in it.
+"""
+
+import json
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import torch
+from resdiff.eval.harness.statistics import Comparison
+from resdiff.files.formats import printable
+from resdiff.metrics.figures import Figure
+from resdiff.runs.json_files import write_json
 
-from resdiff import __version__
-from resdiff.eval.harness.models import Model
-from resdiff.eval.harness.run_folder import Record, RunFolder, read_record, sha256
-from resdiff.eval.harness.running import Task, features
-from resdiff.eval.harness.statistics import mean_interval, paired
-from resdiff.eval.harness.testsets import TestSet, image_size
-from resdiff.metrics.protocols import Protocol
-from resdiff.metrics.suite import Column, Suite
-
-PACKAGES = ("torch", "diffusers", "transformers", "numpy", "Pillow", "lpips", "open_clip_torch", "pyiqa")
-MEGA = 1e6
+NAME = "benchmark.json"
+REMEDY = "run eval/benchmark.py of this version with the same --out"
 
 
-def make_document(
-    folder: RunFolder,
-    tasks: Sequence[Task],
-    suite: Suite,
-    *,
-    protocol: Protocol,
-    settings: Mapping[str, Any],
-    weights: Mapping[str, Mapping[str, str]],  # model -> what stands for its weights
-    digests: Mapping[str, str],  # set -> SHA-256
-    profile: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """Gather the records of all tasks. Raises ValueError when one lacks an image or figure."""
-    testsets = list({task.testset.name: task.testset for task in tasks}.values())
-    models = list({task.model.name: task.model for task in tasks}.values())
-    records = {(t.testset.name, t.model.name, t.sample.name): _complete(t, suite) for t in tasks}
-    results = [_result(t, m, tasks, records, suite) for t in testsets for m in models]
-    return {
-        "resdiff": __version__,
-        "command": shlex.join(["python", *sys.argv]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "protocol": asdict(protocol),
-        "settings": dict(settings),
-        "versions": versions(),
-        "machine": machine(),
-        "figures": [_figure(column) for column in suite.columns.values()],
-        "models": [
-            {"name": m.name, "folder": m.folder, "kind": m.kind, "call": m.call, "weights": dict(weights[m.name])}
-            for m in models
-        ],
-        "sets": [
-            {
-                "name": t.name,
-                "images": len(t.samples),
-                "has_hr": t.has_hr,
-                "source": t.source,
-                "degradation": t.degradation,
-                "seed": t.seed,
-                "digest": digests[t.name],
-            }
-            for t in testsets
-        ],
-        "results": results,
-        "comparisons": [c for t in testsets for c in _comparisons(t, models, records, suite)],
-        "profile": list(profile),
-        "images": [_image(t, sample.name, tasks, records, folder.root) for t in testsets for sample in t.samples],
-    }
+@dataclass(frozen=True, kw_only=True)
+class FigureColumn(Figure):
+    """A figure as this run computed it."""
+
+    variant: str  # what tells it from others of the same name, for instance crop and rounding
+    weights: dict[str, str]  # file -> SHA-256
+    missing: str | None  # why it was not computed
 
 
-Records = Mapping[tuple[str, str, str], Record]  # (set, model, image)
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """What enlarged the images."""
+
+    name: str
+    folder: str
+    kind: str  # "pipeline", "bicubic" or "results"
+    call: dict[str, Any]  # what its spec set
+    weights: dict[str, str]  # "networks" -> fingerprint of samples of their numbers
 
 
-def _complete(task: Task, suite: Suite) -> Record:
-    record = read_record(task.record, task.image)
-    if record is None or any(name not in record.figures for name in suite.of_image):
-        raise ValueError(f"{task.label} is not finished; start the same command again, it goes on where it stopped")
-    return record
+@dataclass(frozen=True, kw_only=True)
+class SetEntry:
+    """A set of images."""
+
+    name: str
+    images: int
+    has_hr: bool
+    source: str
+    degradation: str | None  # name of the preset that made LR
+    preset: str | None  # every number of it, as YAML
+    seed: int | None  # of the degradation
+    digest: str  # SHA-256 over the files
 
 
-def _figure(column: Column) -> dict[str, Any]:
-    figure = column.figure
-    fields = ("name", "label", "unit", "better", "low", "high", "digits", "of_set")
-    own = {name: getattr(figure, name) for name in fields}
-    return own | {"variant": column.variant, "weights": column.weights, "missing": column.missing}
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """The mean of a figure over a set, with its 95 % interval where there is one."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int  # images with a value
 
 
-def _result(testset: TestSet, model: Model, tasks: Sequence[Task], records: Records, suite: Suite) -> dict[str, Any]:
-    own = [t for t in tasks if t.testset.name == testset.name and t.model.name == model.name]
-    rows = [records[testset.name, model.name, t.sample.name] for t in own]
-    figures: dict[str, Any] = {}
-    for name, column in suite.columns.items():
-        if not column.figure.of_set:
-            values = [row.figures.get(name) for row in rows]
-            mean, low, high = mean_interval(values)
-            figures[name] = {"mean": mean, "low": low, "high": high, "n": sum(v is not None for v in values)}
-    figures |= _of_set(own, suite)
-    seconds = [row.seconds for row in rows if row.seconds is not None]
-    peaks = [row.peak_mib for row in rows if row.peak_mib is not None]
-    megapixels = sum(height * width for height, width in map(image_size, (t.image for t in own))) / MEGA
-    return {
-        "set": testset.name,
-        "model": model.name,
-        "figures": figures,
-        "seconds": statistics.median(seconds) if seconds else None,
-        "seconds_per_megapixel": sum(seconds) / megapixels if seconds else None,
-        "peak_mib": max(peaks) if peaks else None,
-    }
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What one model reached on one set."""
+
+    set: str
+    model: str
+    figures: dict[str, Mean]
+    seconds: float | None  # median per image
+    seconds_per_megapixel: float | None
+    peak_mib: float | None
 
 
-def _of_set(own: Sequence[Task], suite: Suite) -> dict[str, Any]:
-    """Return the figures of a whole set, of one model."""
-    names = [name for name, column in suite.columns.items() if column.figure.of_set]
-    pairs = [(t.image, t.sample.hr) for t in own if t.sample.hr is not None]
-    values: Mapping[str, float] = {}
-    if suite.of_set and len(pairs) > 1:
-        sr, hr = (
-            torch.stack([features(suite, path, sha256(path)) for path in side]) for side in zip(*pairs, strict=True)
-        )
-        values = suite.measure_set(sr, hr)
-    return {n: {"mean": values.get(n), "low": None, "high": None, "n": len(pairs)} for n in names}
+@dataclass(frozen=True, kw_only=True)
+class ComparisonEntry(Comparison):
+    """The paired difference of a model to the baseline, over the images of a set."""
+
+    set: str
+    figure: str
+    model: str
+    baseline: str
 
 
-def _comparisons(testset: TestSet, models: Sequence[Model], records: Records, suite: Suite) -> list[dict[str, Any]]:
-    """Return every model's paired differences to the first one."""
-    names = [sample.name for sample in testset.samples]
-    baseline, *others = models
-    found = []
-    for name in suite.of_image:
-        base = [records[testset.name, baseline.name, image].figures[name] for image in names]
-        for model in others:
-            values = [records[testset.name, model.name, image].figures[name] for image in names]
-            result = paired(values, base)
-            if result.n:
-                where = {"set": testset.name, "figure": name, "model": model.name, "baseline": baseline.name}
-                found.append(where | asdict(result))
-    return found
+@dataclass(frozen=True, kw_only=True)
+class ProfileEntry:
+    """The time and memory of a model on a set, measured by itself after a warm-up."""
+
+    set: str
+    model: str
+    images: int
+    median_seconds: float  # per image
+    seconds_per_megapixel: float
+    ratio: float  # to the baseline's time
+    baseline: str
+    repeats: int
+    peak_mib: float | None
 
 
-def _image(testset: TestSet, name: str, tasks: Sequence[Task], records: Records, root: Path) -> dict[str, Any]:
-    own = [t for t in tasks if t.testset.name == testset.name and t.sample.name == name]
-    height, width = image_size(own[0].image)
-    sample = own[0].sample
-    return {
-        "set": testset.name,
-        "name": name,
-        "lr": None if sample.lr is None else _path(sample.lr, root),
-        "hr": None if sample.hr is None else _path(sample.hr, root),
-        "height": height,
-        "width": width,
-        "models": {
-            t.model.name: {
-                "file": _path(t.image, root),
-                **{k: v for k, v in asdict(records[testset.name, t.model.name, name]).items() if k != "sha256"},
-            }
-            for t in own
-        },
-    }
+@dataclass(frozen=True, kw_only=True)
+class Enlarged:
+    """One image by one model."""
+
+    file: str
+    seconds: float | None
+    peak_mib: float | None
+    figures: dict[str, float | None]
 
 
-def _path(path: Path, root: Path) -> str:
-    """Return a path relative to the run folder where it lies in it."""
-    absolute, base = path.resolve(), root.resolve()
-    return str(absolute.relative_to(base)) if absolute.is_relative_to(base) else str(absolute)
+@dataclass(frozen=True, kw_only=True)
+class ImageEntry:
+    """One image of a set and what each model made of it."""
+
+    set: str
+    name: str
+    lr: str | None
+    hr: str | None
+    height: int  # px, of the results
+    width: int
+    models: dict[str, Enlarged]
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that numbers may depend on; those not installed are left out."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A whole run."""
+
+    resdiff: str
+    command: str
+    date: str
+    protocol: dict[str, Any]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    machine: str
+    figures: list[FigureColumn]
+    models: list[ModelEntry]
+    sets: list[SetEntry]
+    results: list[Result]
+    comparisons: list[ComparisonEntry]
+    profile: list[ProfileEntry]
+    images: list[ImageEntry]
+
+    @cached_property
+    def result_of(self) -> dict[tuple[str, str], Result]:
+        """The results by set and model."""
+        return {(result.set, result.model): result for result in self.results}
+
+    def images_of(self, set_name: str) -> list[ImageEntry]:
+        """Return the images of a set."""
+        return [image for image in self.images if image.set == set_name]
 
 
-def machine() -> str:
-    """Return what this runs on, in words."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    cpu = next(
-        (line.split(":", 1)[1].strip() for line in _cpu_lines() if line.startswith("model name")), platform.machine()
-    )
-    return f"{platform.system()}, {os.cpu_count()} cores of {cpu}" + (f", {', '.join(gpus)}" if gpus else "")
+def write_document(document: Document, folder: Path) -> None:
+    """Write benchmark.json into `folder`, whole or not at all. Raises OSError in one line."""
+    write_json(folder / NAME, asdict(document))
 
 
-def _cpu_lines() -> list[str]:
+def read_document(folder: Path) -> Document:
+    """Return the run in `folder`.
+
+    Raises:
+        ValueError: there is no `benchmark.json`, or it is damaged, or of another version. One line.
+    """
+    path = folder / NAME
     try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"{printable(folder)} holds no {NAME}; pass the --out of a finished benchmark") from error
+    except OSError as error:
+        raise ValueError(f"{printable(path)} cannot be read: {error.strerror}; check its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{printable(path)} is damaged; {REMEDY}") from error
+    if not isinstance(raw, dict) or "resdiff" not in raw:
+        raise ValueError(f"{printable(path)} was not written by resdiff; pass the --out of a finished benchmark")
+    try:
+        return _decoded(raw, Document)
+    except KeyError as error:
+        reason = f"has no entry {error}"
+    except (TypeError, ValueError) as error:
+        reason = f"is not as expected ({error})"
+    raise ValueError(f"{printable(path)}, of resdiff {raw['resdiff']}, {reason}; {REMEDY}")
+
+
+def _decoded(value: Any, kind: Any) -> Any:
+    """Return what JSON made of a `kind` as that again. Raises KeyError or TypeError where it is something else."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        return _record(value, kind)
+    if origin is list:
+        return [_decoded(item, arguments[0]) for item in _check(value, list)]
+    if origin is tuple:
+        return tuple(_decoded(item, own) for item, own in zip(_check(value, list), arguments, strict=True))
+    if origin is dict:
+        return {key: _decoded(item, arguments[1]) for key, item in _check(value, dict).items()}
+    if origin is UnionType:  # of one type with None
+        return None if value is None else _decoded(value, arguments[0])
+    if origin is Literal:
+        return _check(value, str)
+    return value if kind is Any else _check(value, int | float if kind is float else kind)
+
+
+def _record(value: Any, kind: Any) -> Any:
+    _check(value, dict)
+    return kind(**{name: _decoded(value[name], own) for name, own in _field_types(kind).items()})
+
+
+@cache
+def _field_types(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _check(value: Any, kind: type | UnionType) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{str(value)[:40]!r} should be {getattr(kind, '__name__', kind)}")
+    return value

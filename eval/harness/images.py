@@ -1,10 +1,32 @@
-"""The images of one comparison, brought to one number of channels as a protocol says."""
+"""The images of a benchmark, 8 bits: as they are read, and as a protocol compares them."""
+
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from resdiff.images import Photo, to_uint8
-from resdiff.metrics.suite import Images
+from resdiff.files.headers import peek_size
+from resdiff.images import Photo, read_photos, to_uint8
+from resdiff.metrics.measures import Images
+
+
+def read_image(path: Path) -> Tensor:
+    """Return the upright image as uint8 (C, H, W), C = 1 (grey) or 3; 16 bits are rounded, transparency is dropped.
+
+    Raises ValueError or OSError, in one line that names the file, when it cannot be read.
+    """
+    photo = read_photos(path)[0]
+    pixels = to_uint8(photo.pixels)
+    return pixels[:1] if photo.grey else pixels
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) by the header, by the pixels where that says nothing; raises as `read_image`."""
+    size = peek_size(path)
+    if size is None:
+        height, width = read_image(path).shape[-2:]
+        return height, width
+    return size
 
 
 def as_images(sr: Tensor, hr: Tensor | None, lr: Photo, *, grey_is_luma: bool, device: torch.device) -> Images:

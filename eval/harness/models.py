@@ -1,8 +1,8 @@
 """What a benchmark compares: models that the pipeline opens, and folders of results that other tools have made."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ class Model:
 
     name: str  # as the tables show it
     settings: Settings | None = None  # of the pipeline and its call
+    call: Mapping[str, Any] = field(default_factory=dict)  # what its spec set, by name
     results: Path | None = None  # the folder of finished images, of another tool
 
     @property
@@ -32,14 +33,6 @@ class Model:
     def folder(self) -> str:
         """The name of its folders."""
         return re.sub(r"[^\w.+-]+", "-", self.name).strip("-.") or "model"
-
-    @property
-    def call(self) -> dict[str, Any]:
-        """What its spec set, by name."""
-        if self.settings is None:
-            return {}
-        default = Settings()
-        return {key: value for key, value in asdict(self.settings).items() if value != getattr(default, key)}
 
 
 def parse_models(specs: Sequence[str], results: Sequence[str], default: Settings) -> list[Model]:
@@ -64,7 +57,7 @@ def _parse_model(spec: str, default: Settings) -> Model:
     allowed = [field.name for field in fields(Settings) if field.name not in FIXED]
     check_keys(given, allowed, f"model {name}")
     words = [name, *(f"{key}={value}" for key, value in given.items())]
-    return Model(name=" ".join(words), settings=replace(default, model=name, **given))
+    return Model(name=" ".join(words), settings=replace(default, model=name, **given), call=given)
 
 
 def _parse_results(spec: str) -> Model:

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from resdiff.eval.harness.cost import held_mib, measured
 from resdiff.eval.harness.models import Model
-from resdiff.eval.harness.testsets import TestSet, lr_photo
-from resdiff.images import Photo
+from resdiff.eval.harness.testsets import TestSet
+from resdiff.images import Photo, read_photos
 from resdiff.runs.restorer import Restorer, load_pipeline
 
 MEGA = 1e6
@@ -34,7 +34,7 @@ def profile(
     opened = {model.name: _Opened(model) for model in models}
     rows = []
     for testset in testsets:
-        photos = [lr_photo(testset, sample) for sample in testset.samples[:count]]
+        photos = [read_photos(sample.lr)[0] for sample in testset.samples[:count] if sample.lr is not None]
         bar = tqdm(total=len(photos) * len(models) * (repeats + 1), desc=f"profiling {testset.name}", file=sys.stderr)
         with bar:
             peaks: dict[str, list[float]] = {name: [] for name in opened}

@@ -3,7 +3,7 @@
     OUT/run.json                    what decides the numbers; a later run into the same folder must agree with it
     OUT/<set>/<model>/<name>.png    finished images
     OUT/<set>/<model>/<name>.json   their figures, seconds and memory
-    OUT/<set>/.lr/<name>.png        LR images that a degradation made
+    OUT/<set>/.lr-<hash>/<name>.png LR images that a degradation made
 
 Everything is written whole or not at all, so that a killed run goes on where it stopped. A figure counts only for the
 very image it was computed on: the record holds the image's SHA-256.
@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from resdiff import __version__
+from resdiff.eval.harness.testsets import TestSet
+from resdiff.files.digest import sha256
 from resdiff.files.formats import printable
 from resdiff.runs.json_files import read_json, write_json
 
 RUN_NAME = "run.json"
+GROWING = ("sets", "models", "figures")  # what a later run may add to
 
 
 @dataclass
@@ -45,32 +48,57 @@ class RunFolder:
         """Where its record lies."""
         return self.root / set_name / model_folder / f"{name}.json"
 
-    def made_lr(self, set_name: str, name: str) -> Path:
-        """Where an LR image lies that a degradation made."""
-        return self.root / set_name / ".lr" / f"{name}.png"
+    def made_lr(self, testset: TestSet, name: str) -> Path:
+        """Where an LR image lies that a degradation made; another degradation or seed has another folder."""
+        numbers = f"{testset.preset} {testset.seed}".encode()
+        return self.root / testset.name / f".lr-{hashlib.sha256(numbers).hexdigest()[:8]}" / f"{name}.png"
+
+    def check(self) -> None:
+        """Raise ValueError when the folder is a file, or holds what no benchmark wrote."""
+        if self.root.exists() and not self.root.is_dir():
+            raise ValueError(f"--out {printable(self.root)} is a file; name a folder")
+        if read_json(self.root / RUN_NAME, "settings") is None and self.root.is_dir() and any(self.root.iterdir()):
+            raise ValueError(f"--out {printable(self.root)} holds other files; choose a new or empty folder")
 
     def begin(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Compare `settings` with those of the runs before and return the record that both make together.
+        """Compare `settings` with those of the runs before and return what holds for both.
 
-        Settings are nested: {"protocol": {...}, "sets": {name: digest}, "models": {name: {...}}, ...}. Below "sets",
-        "models" and "figures" a run may add entries; those that are there must be the same.
+        Settings are {"protocol": {...}, "seed": 0, ..., "sets": {name: {...}}, "models": {name: {...}}, ...}. To the
+        entries of `GROWING` a run may add; what is there already must be the same.
 
         Raises:
             ValueError: the folder's earlier run had another protocol, seed, weights, ...; nothing was written.
         """
-        path = self.root / RUN_NAME
-        if self.root.exists() and not self.root.is_dir():
-            raise ValueError(f"--out {printable(self.root)} is a file; name a folder")
-        earlier = read_json(path, "settings")
-        if earlier is None:
-            if self.root.is_dir() and any(self.root.iterdir()):
-                raise ValueError(f"--out {printable(self.root)} holds other files; choose a new or empty folder")
+        self.check()
+        found = read_json(self.root / RUN_NAME, "settings")
+        if found is None or not any(self.root.glob("*/*/*.json")):  # nothing was made under the earlier settings
             return settings
-        return _merged(earlier["settings"], settings, self.root, "")
+        earlier = found["settings"]
+        for key in dict.fromkeys([*earlier, *settings]):
+            if key in GROWING:
+                for name in earlier.get(key, {}).keys() & settings.get(key, {}).keys():
+                    self._compare(f"{key} {name}", earlier[key][name], settings[key][name])
+            else:
+                self._compare(key, earlier.get(key), settings.get(key))
+        return settings | {key: earlier.get(key, {}) | settings.get(key, {}) for key in GROWING}
+
+    def _compare(self, place: str, before: Any, now: Any) -> None:
+        """Raise ValueError that names what differs first."""
+        if isinstance(before, dict) and isinstance(now, dict):
+            for key in dict.fromkeys([*now, *before]):
+                self._compare(f"{place} {key}", before.get(key), now.get(key))
+        elif before != now:
+            raise ValueError(
+                f"{place} was {before!r} in the run that filled {printable(self.root)} and is {now!r} now; pass what it "
+                "was, or choose another --out"
+            )
 
     def write(self, settings: dict[str, Any]) -> None:
         """Write the settings. Raises OSError in one line."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"--out {printable(self.root)} cannot be made: {error.strerror}; choose another") from error
         document = {"resdiff": __version__, "settings": settings}
         path = self.root / RUN_NAME
         if read_json(path, "settings") != document:
@@ -79,7 +107,10 @@ class RunFolder:
 
 def read_record(path: Path, image: Path) -> Record | None:
     """Return the record at `path` if it is about the file `image` as it is now, else None."""
-    found = read_json(path, "figures")
+    try:
+        found = read_json(path, "figures")
+    except ValueError:  # cut off, as by a machine that lost power
+        found = None
     if found is None or not image.is_file() or found.get("sha256") != sha256(image):
         return None
     return Record(found["sha256"], found.get("seconds"), found.get("peak_mib"), found["figures"])
@@ -89,28 +120,3 @@ def write_record(path: Path, record: Record) -> None:
     """Write a record; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(record))
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-GROWING = ("sets", "models", "figures")  # what a later run may add to
-
-
-def _merged(before: dict[str, Any], now: dict[str, Any], root: Path, where: str) -> dict[str, Any]:
-    merged = dict(before)
-    for key in dict.fromkeys([*before, *now]):
-        place = f"{where}{key}"
-        if where.rstrip(" ") in GROWING and (key not in before or key not in now):
-            merged[key] = before.get(key, now.get(key))
-        elif isinstance(before.get(key), dict) and isinstance(now.get(key), dict):
-            merged[key] = _merged(before[key], now[key], root, f"{place} ")
-        elif before.get(key) != now.get(key):
-            raise ValueError(
-                f"{place} was {before.get(key)!r} in the run that filled {printable(root)} and is {now.get(key)!r} "
-                "now; pass what it was, or choose another --out"
-            )
-    return merged

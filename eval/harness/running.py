@@ -1,39 +1,39 @@
 """The work of a benchmark: restoring the images that are missing, then computing the figures that are missing.
 
-Both walk over one list of images, of which each process takes its share. What is done lies in the run folder, image by
-image, so neither the number of processes nor a stop changes a number.
+Both walk over one list of images, of which each process takes its share: always the same part of the whole list,
+whatever is done already, so that processes of different speed leave nothing out. What is done lies in the run folder,
+image by image, so neither the number of processes nor a stop changes a number.
 """
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from resdiff.checkpoints.cache import cache_dir
 from resdiff.eval.harness.cost import measured
-from resdiff.eval.harness.images import as_images
+from resdiff.eval.harness.degrading import make_lr
+from resdiff.eval.harness.images import as_images, read_image
 from resdiff.eval.harness.models import Model
-from resdiff.eval.harness.run_folder import Record, RunFolder, read_record, sha256, write_record
-from resdiff.eval.harness.testsets import Sample, TestSet, find_results, lr_photo, make_lr, read_image
-from resdiff.files.formats import temporary_beside
+from resdiff.eval.harness.results import find_results
+from resdiff.eval.harness.run_folder import Record, RunFolder, read_record, write_record
+from resdiff.eval.harness.testsets import Sample, TestSet
+from resdiff.files.digest import sha256
+from resdiff.files.formats import printable, written_whole
+from resdiff.images import Photo, read_photos
+from resdiff.metrics.measures import Images
 from resdiff.metrics.protocols import Protocol
-from resdiff.metrics.suite import Images, Suite
+from resdiff.metrics.suite import Suite
 from resdiff.pictures import Picture, save_picture
+from resdiff.runs.jobs import Shard
 from resdiff.runs.restorer import Restorer
-
-
-@dataclass(frozen=True)
-class Share:
-    """What this process does of everything: every `count`-th from the `index`-th."""
-
-    index: int = 0
-    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,13 @@ class Task:
         """How messages call it."""
         return f"{self.testset.name}/{self.sample.name}, {self.model.name}"
 
+    @property
+    def lr(self) -> Photo:
+        """The LR image, read."""
+        if self.sample.lr is None:
+            raise ValueError(f"the LR image of {self.label} is not made yet")
+        return read_photos(self.sample.lr)[0]
+
 
 def list_tasks(folder: RunFolder, testsets: Sequence[TestSet], models: Sequence[Model]) -> list[Task]:
     """Return every image of every model. Raises ValueError when another tool's results are missing or do not fit."""
@@ -65,83 +72,82 @@ def list_tasks(folder: RunFolder, testsets: Sequence[TestSet], models: Sequence[
     return tasks
 
 
-def write_lr(testset: TestSet, folder: RunFolder, share: Share) -> TestSet:
-    """Write the LR images that a degradation makes, and return the set with these files."""
+def with_lr(testset: TestSet, folder: RunFolder) -> TestSet:
+    """Return the set with a place for each LR image that a degradation is to make (`write_lr`)."""
     if testset.degradation is None:
         return testset
-    own = range(share.index, len(testset.samples), share.count)
-    samples = []
-    for i, sample in enumerate(testset.samples):
-        path = folder.made_lr(testset.name, sample.name)
-        if i in own and not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            hr = read_image(sample.hr)
-            lr = make_lr(hr, testset.degradation, testset.seed, sample.name)
-            save_picture(Picture(lr.movedim(0, -1).contiguous().numpy()), path)
-        samples.append(replace(sample, lr=path))
-    return replace(testset, samples=tuple(samples))
+    return replace(testset, samples=tuple(replace(s, lr=folder.made_lr(testset, s.name)) for s in testset.samples))
 
 
-def restore(tasks: Iterable[Task], restorer: Restorer, share: Share, before_mib: float) -> int:
-    """Make the images of one model that are missing; return how many this process made.
+def write_lr(testset: TestSet, shard: Shard) -> None:
+    """Write those LR images of this process's share that a degradation makes and that are not there."""
+    for sample in shard.of(testset.samples):
+        if testset.degradation is None or testset.seed is None or sample.hr is None or sample.lr is None:
+            continue
+        if not sample.lr.is_file():
+            sample.lr.parent.mkdir(parents=True, exist_ok=True)
+            lr = make_lr(read_image(sample.hr), testset.degradation, testset.seed, sample.name)
+            save_picture(Picture(lr.movedim(0, -1).contiguous().numpy()), sample.lr)
+
+
+def restore(tasks: Sequence[Task], restorer: Restorer, shard: Shard, before_mib: float) -> None:
+    """Make those images of this process's share that are missing.
 
     Args:
-        tasks: of that model.
+        tasks: of the restorer's model.
         before_mib: memory that was held before the model was opened; the peaks are counted above it.
     """
-    missing = [t for t in tasks if read_record(t.record, t.image) is None]
-    device = restorer.pipe.device
-    own = missing[share.index :: share.count]
-    for task in _with_bar(own, f"restoring with {own[0].model.name}" if own else "", share):
-        photo = lr_photo(task.testset, task.sample)
-        (restored,), cost = measured(lambda photo=photo: restorer([photo]), device)
+    missing = [task for task in shard.of(tasks) if read_record(task.record, task.image) is None]
+    for task in _with_bar(missing, f"restoring with {tasks[0].model.name}", shard):
+        photo = task.lr
+        (restored,), cost = measured(lambda photo=photo: restorer([photo]), restorer.pipe.device)
         task.image.parent.mkdir(parents=True, exist_ok=True)
-        save_picture(restored.picture, task.image)
+        try:
+            save_picture(restored.picture, task.image)
+        except OSError as error:
+            place = printable(task.image)
+            raise OSError(f"{place} cannot be written: {error.strerror or error}; what is done is kept") from error
         peak = cost.peak_mib - before_mib
-        record = Record(sha256=sha256(task.image), seconds=cost.seconds, peak_mib=peak if math.isfinite(peak) else None)
+        record = Record(sha256(task.image), cost.seconds, peak if math.isfinite(peak) else None)
         write_record(task.record, record)
-    return len(own)
 
 
-def measure(tasks: Sequence[Task], suite: Suite, protocol: Protocol, share: Share) -> int:
-    """Compute the figures that are missing; return of how many images this process computed some."""
-    count = 0
-    for task in _with_bar(tasks[share.index :: share.count], "measuring", share):
-        record = read_record(task.record, task.image) or Record(sha256=sha256(task.image))
+def score(tasks: Sequence[Task], suite: Suite, protocol: Protocol, shard: Shard) -> None:
+    """Compute the figures that are missing in this process's share."""
+    for task in _with_bar(shard.of(tasks), "measuring", shard):
+        record = read_record(task.record, task.image) or Record(sha256(task.image))
         missing = [name for name in suite.of_image if name not in record.figures]
         if missing:
-            record.figures |= suite.measure(images_of(task, protocol, suite.device), missing)
+            record.figures |= suite.measure(_images(task, protocol, suite.device), missing)
             write_record(task.record, record)
-            count += 1
         if suite.of_set and task.sample.hr is not None:
-            features(suite, task.image, record.sha256)
-            features(suite, task.sample.hr, sha256(task.sample.hr))
-    return count
+            embedded(suite, task.image)
+            embedded(suite, task.sample.hr)
 
 
-def images_of(task: Task, protocol: Protocol, device: torch.device) -> Images:
-    """Read the images of a task as the protocol compares them. Raises ValueError, one line, when one cannot be read."""
-    lr = lr_photo(task.testset, task.sample)
-    hr = None if task.sample.hr is None else read_image(task.sample.hr)
-    return as_images(read_image(task.image), hr, lr, grey_is_luma=protocol.grey_is_luma, device=device)
-
-
-def features(suite: Suite, image: Path, digest: str) -> Tensor:
-    """Return the features (D,) of an image file, which are kept in the cache: HR images serve every run."""
+def embedded(suite: Suite, image: Path) -> Tensor:
+    """Return what `Suite.embed` gives of an image file; kept in the cache by the file's SHA-256, it serves every run."""
     weights = next(iter(suite.columns[suite.of_set[0]].weights.values()))
-    path = cache_dir() / "features" / weights[:16] / f"{digest}.safetensors"
-    if path.is_file():
-        return load_file(path)["features"]
-    found = suite.features(read_image(image)[None].to(suite.device))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
+    folder = cache_dir() / "features" / f"{weights[:16]}-{suite.device.type}"
+    path = folder / f"{sha256(image)}.safetensors"
     try:
-        save_file({"features": found}, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return found
+        return load_file(path)["features"]
+    except (OSError, SafetensorError, KeyError):  # not there, or damaged
+        features = suite.embed(read_image(image)[None])
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as temporary:
+            save_file({"features": features}, temporary)
+        return features
 
 
-def _with_bar(tasks: Sequence[Task], title: str, share: Share) -> "tqdm[Task]":
-    return tqdm(tasks, desc=title, unit="image", file=sys.stderr, disable=share.index > 0 or not tasks)
+def _images(task: Task, protocol: Protocol, device: torch.device) -> Images:
+    """Read what the protocol compares. Raises ValueError, one line, when an image cannot be read or does not fit."""
+    hr = None if task.sample.hr is None else read_image(task.sample.hr)
+    try:
+        return as_images(read_image(task.image), hr, task.lr, grey_is_luma=protocol.grey_is_luma, device=device)
+    except ValueError as error:
+        raise ValueError(f"{task.label}: {error}") from error
+
+
+def _with_bar(tasks: Sequence[Task], title: str, shard: Shard) -> "tqdm[Task]":
+    return tqdm(tasks, desc=title, unit="image", file=sys.stderr, disable=shard.index > 1 or not tasks)

@@ -7,8 +7,9 @@ The text is split as a shell would (quotes keep spaces together). The first word
 import re
 import shlex
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import TypeAlias
+
+from resdiff.names import remedy
 
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -77,10 +78,3 @@ def check_keys(given: Iterable[str], allowed: Iterable[str], what: str) -> None:
     for key in given:
         if key not in allowed:
             raise ValueError(f"{what} has no setting {key!r}; {remedy(key, allowed)}")
-
-
-def remedy(name: str, known: Iterable[str]) -> str:
-    """Return what to do about an unknown name: the nearest known one in any case of letters, or all of them."""
-    lower = {k.lower(): k for k in known}
-    near = get_close_matches(name.lower(), lower, n=1)
-    return f"did you mean {lower[near[0]]!r}?" if near else f"choose one of {', '.join(lower.values())}"

@@ -30,7 +30,7 @@ NORMAL = statistics.NormalDist()
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One model against another on the same images; None: too few images, or not finite."""
+    """One model against another on the same images; None: too few images."""
 
     difference: float | None  # mean of value - baseline
     low: float | None  # 95 % interval of that mean
@@ -42,8 +42,7 @@ class Comparison:
 def mean_interval(values: Iterable[float | None]) -> tuple[float | None, float | None, float | None]:
     """Return (mean, low, high): the mean over images and its 95 % bootstrap interval.
 
-    None and NaN (n/a) are left out. Without any value all three are None; with one value, or an infinite mean (PSNR of
-    identical images), low and high are.
+    None (n/a) is left out. Without any value all three are None; with one value low and high are.
     """
     given = known(values)
     if not given:
@@ -55,32 +54,31 @@ def mean_interval(values: Iterable[float | None]) -> tuple[float | None, float |
 def paired(values: Sequence[float | None], baseline: Sequence[float | None]) -> Comparison:
     """Compare two models by their figures of the same images, in the same order.
 
-    Pairs with None or NaN (n/a) on either side are left out, as are pairs of two infinities.
+    Pairs with None (n/a) on either side are left out.
 
     Raises:
         ValueError: the two have different lengths.
     """
     if len(values) != len(baseline):
         raise ValueError(f"values are {len(values)} and baseline {len(baseline)}; give both for the same images")
-    both = [(v, b) for v, b in zip(values, baseline, strict=True) if v is not None and b is not None]
-    differences = known(v - b for v, b in both)
+    pairs = zip(values, baseline, strict=True)
+    differences = known(None if v is None or b is None else v - b for v, b in pairs)
     if not differences:
         return Comparison(difference=None, low=None, high=None, p=None, n=0)
     mean = math.fsum(differences) / len(differences)
     low, high = interval(differences)
-    p = sign_flip_p(differences) if math.isfinite(mean) else None
-    return Comparison(difference=mean, low=low, high=high, p=p, n=len(differences))
+    return Comparison(difference=mean, low=low, high=high, p=sign_flip_p(differences), n=len(differences))
 
 
 def known(values: Iterable[float | None]) -> list[float]:
-    """Return the values that are numbers, sorted; infinities are numbers."""
-    return sorted(float(v) for v in values if v is not None and not math.isnan(v))
+    """Return the values that are there, sorted."""
+    return sorted(v for v in values if v is not None)
 
 
 def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Return the BCa bootstrap interval of the mean, (None, None) for fewer than two values or an infinite one."""
+    """Return the BCa bootstrap interval of the mean, (None, None) for fewer than two values."""
     x = np.asarray(values, dtype=np.float64)
-    if len(x) < 2 or not np.isfinite(x).all():
+    if len(x) < 2:
         return None, None
     if x[0] == x[-1]:
         return float(x[0]), float(x[0])

@@ -1,29 +1,22 @@
 """Test sets: LR images alone, LR + HR pairs, or HR images and the degradation that makes their LR.
 
 A set is named on the command line by one text (`open_testset`). Everything that can be wrong with it is said before a
-model runs, from the files' names and headers. Images are 8-bit tensors (C, H, W), C = 1 for grey files, whose samples
-are their own luma; transparency is not evaluated.
-
-LR made from HR depends on the seed and the image's name alone: not on the order, the process or the number of threads.
-`eval/make_testset.py` writes the same images to files.
+model runs, from the files' names and headers.
 """
 
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-from torch import Tensor
-
-from resdiff.data.degradation.presets import PRESETS, preset
+from resdiff.data.degradation.presets import preset, to_yaml
+from resdiff.eval.harness.degrading import check_degradation
+from resdiff.eval.harness.images import image_size
 from resdiff.eval.harness.specs import check_keys, split_spec
+from resdiff.files.digest import sha256
 from resdiff.files.formats import is_image_name, printable
-from resdiff.files.headers import peek_size
-from resdiff.images import Photo, read_photos, to_uint8
 
 HR_FOLDERS = ("HR", "GT", "hr", "gt", "test_HR")  # the last as in StableSR's sets
 LR_FOLDERS = ("LR", "LQ", "lr", "lq", "test_LR")  # after LRx{scale}
@@ -54,6 +47,11 @@ class TestSet:
     degradation: str | None  # name of the preset that makes LR
     seed: int | None  # of the degradation
     scale: int  # HR side over LR side
+
+    @property
+    def preset(self) -> str | None:
+        """The numbers of the degradation, as YAML: a name may come to stand for others."""
+        return None if self.degradation is None else to_yaml(preset(self.degradation))
 
     @property
     def has_hr(self) -> bool:
@@ -117,101 +115,14 @@ def open_testset(spec: str, scale: int) -> TestSet:
     return testset
 
 
-def check_degradation(name: str, scale: int) -> None:
-    """Raise ValueError unless `name` is a preset whose LR is smaller than HR by `scale`."""
-    if (own := preset(name).scale) != scale:
-        same = [other for other, each in PRESETS.items() if each.scale == scale]
-        choice = f"choose one of {', '.join(same)}" if same else "no preset has that scale"
-        raise ValueError(f"degradation {name} makes LR of 1/{own} of HR's sides, the scale is {scale}; {choice}")
-
-
-def read_image(path: Path) -> Tensor:
-    """Return the upright image as uint8 (C, H, W), C = 1 (grey) or 3; 16 bits are rounded, transparency is dropped.
-
-    Raises ValueError or OSError, in one line that names the file, when it cannot be read.
-    """
-    photo = read_photos(path)[0]
-    pixels = to_uint8(photo.pixels)
-    return pixels[:1] if photo.grey else pixels
-
-
-def lr_photo(testset: TestSet, sample: Sample) -> Photo:
-    """Return the LR image as the pipelines take it: read from its file, or made from HR (`make_lr`)."""
-    if sample.lr is not None:
-        return read_photos(sample.lr)[0]
-    assert sample.hr is not None and testset.degradation is not None and testset.seed is not None  # by `open_testset`
-    return read_photos(make_lr(read_image(sample.hr), testset.degradation, testset.seed, sample.name))[0]
-
-
-def make_lr(hr: Tensor, degradation: str, seed: int, name: str) -> Tensor:
-    """Degrade one HR image to 8-bit LR, bit for bit the same wherever and whenever it is made.
-
-    Args:
-        hr: (1 or 3, H, W) uint8, sides multiples of the preset's scale.
-        degradation: a name of `resdiff.data.degradation.presets.PRESETS`.
-        seed: of the test set.
-        name: of the image. Two images of a set get different random numbers, one image always the same.
-
-    Returns:
-        (C, H / scale, W / scale) uint8: one channel where HR has one and the degradation adds no colour, else three.
-    """
-    digest = hashlib.blake2b(f"{seed}:{name}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
-    with _one_thread():
-        lr = preset(degradation)((hr.cpu().float() / 255).expand(3, -1, -1)[None], generator)[0]
-    values = (lr * 255).round().clamp(0, 255).to(torch.uint8)
-    is_grey = len(hr) == 1 and bool((values == values[:1]).all())
-    return values[:1] if is_grey else values
-
-
 def digest(testset: TestSet) -> str:
     """Return the SHA-256, in hex, over the names and the bytes of the set's files: LR, then HR of each sample."""
     total = hashlib.sha256()
     for sample in testset.samples:
         for role, path in (("lr", sample.lr), ("hr", sample.hr)):
             if path is not None:
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
-                total.update(f"{sample.name} {role} {content}\n".encode("utf-8", "surrogateescape"))
+                total.update(f"{sample.name} {role} {sha256(path)}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
-
-
-def find_results(folder: Path, testset: TestSet) -> dict[str, Path]:
-    """Return the results of another tool for `testset`, by sample name, from folder/<set name> or `folder` itself.
-
-    A result has the stem of the LR or HR image, or one that differs from it by an ending as partners may.
-
-    Raises:
-        ValueError: no such folder, results missing, two for one image, unreadable or of another size than HR (than
-            `scale` times LR, without HR); one line with the files.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"results folder {printable(folder)} does not exist; check the path")
-    own = folder / testset.name
-    folder = own if own.is_dir() else folder
-    images = find_images(folder)
-    endless = _distinct((_without_ending(stem), path) for stem, path in images.items())
-    found: dict[str, Path] = {}
-    for sample in testset.samples:
-        stems = [sample.name] if sample.hr is None else [sample.name, sample.hr.stem]
-        path = next((images[stem] for stem in stems if stem in images), endless.get(_without_ending(sample.name)))
-        if path is not None:
-            found[sample.name] = path
-    if missing := [sample.name for sample in testset.samples if sample.name not in found]:
-        raise ValueError(
-            f"results folder {printable(folder)} lacks {len(missing)} of the {len(testset.samples)} images of "
-            f"{testset.name}: {some(missing)}; run that tool on all of them, and keep the images' names"
-        )
-    wrong = []
-    for sample in testset.samples:
-        height, width = image_size(found[sample.name])
-        if (height, width) != (expected := restored_size(sample, testset.scale)):
-            wrong.append(f"{found[sample.name].name} ({width}x{height}, not {expected[1]}x{expected[0]})")
-    if wrong:
-        raise ValueError(
-            f"{len(wrong)} of the {len(found)} results in {printable(folder)} have another size than the set's images: "
-            f"{some(wrong)}; give results of x{testset.scale} without resizing or cropping"
-        )
-    return found
 
 
 def find_images(folder: Path) -> dict[str, Path]:
@@ -251,8 +162,8 @@ def _pairs(lr: dict[str, Path], hr: dict[str, Path]) -> list[Sample]:
     partners = hr
     if set(lr) != set(hr):
         by_stem = {stem: path for stem, path in hr.items() if stem in lr}
-        rest = _distinct((_without_ending(stem), path) for stem, path in hr.items() if stem not in lr)
-        ours = _distinct((_without_ending(stem), stem) for stem in lr if stem not in hr)
+        rest = distinct((without_ending(stem), path) for stem, path in hr.items() if stem not in lr)
+        ours = distinct((without_ending(stem), stem) for stem in lr if stem not in hr)
         partners = by_stem | {stem: rest[key] for key, stem in ours.items() if key in rest}
         used = set(partners.values())
         no_hr = [path.name for stem, path in lr.items() if stem not in partners]
@@ -268,12 +179,12 @@ def _pairs(lr: dict[str, Path], hr: dict[str, Path]) -> list[Sample]:
     return [Sample(stem, path, partners[stem]) for stem, path in lr.items()]
 
 
-def _without_ending(stem: str) -> str:
+def without_ending(stem: str) -> str:
     """Return a stem without what tells LR from HR: 0801x4, 001_LR4, 001_LRx4, 001_x1, 001-HR; another as it is."""
     return re.sub(r"(?<=.)([_-](HR|GT|LQ|LR(x?\d+)?|x\d+)|x\d+)$", "", stem, flags=re.IGNORECASE)
 
 
-def _distinct(items: Iterable[tuple[str, Value]]) -> dict[str, Value]:
+def distinct(items: Iterable[tuple[str, Value]]) -> dict[str, Value]:
     """Return a mapping without the keys that come more than once: what they stand for is not clear."""
     result: dict[str, Value] = {}
     several = set()
@@ -308,15 +219,6 @@ def _check_sizes(testset: TestSet) -> None:
             f"{len(wrong)} of the {len(testset.samples)} HR images of {testset.name} are not {scale} times as large as "
             f"their LR: {some(wrong)}; pass the --scale that the pairs have, or crop HR"
         )
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) by the header, by the pixels where that says nothing; raises as `read_image`."""
-    size = peek_size(path)
-    if size is None:
-        height, width = read_image(path).shape[-2:]
-        return height, width
-    return size
 
 
 def _unless_broken(function: Callable[[Path], Value], path: Path, problems: list[str]) -> Value | None:
@@ -376,14 +278,3 @@ def some(names: Sequence[str], count: int = NAMED) -> str:
     """Return the first `count` names, and how many more there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(map(printable, names[:count])) + more
-
-
-@contextmanager
-def _one_thread():
-    """Sums of another number of threads have another order, which after rounding can be another LR image."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

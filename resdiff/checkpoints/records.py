@@ -4,11 +4,12 @@ The publishers state no hashes, so the first complete and fitting download is th
 is in the format of `sha256sum`, which can check it too. Importing this file does not import torch.
 """
 
-import hashlib
 import os
 import re
 from contextlib import suppress
 from pathlib import Path
+
+from resdiff.files.digest import sha256
 
 _RECORD = re.compile(r"# (\d+) bytes\n([0-9a-f]{64})  ")
 
@@ -22,7 +23,7 @@ def write_record(file: Path) -> None:
     """Record the size and hash of `file` as it is; raises OSError."""
     record = record_of(file)
     new = record.with_name(f"{record.name}.{os.getpid()}.part")
-    new.write_text(f"# {file.stat().st_size} bytes\n{_sha256(file)}  {file.name}\n")
+    new.write_text(f"# {file.stat().st_size} bytes\n{sha256(file)}  {file.name}\n")
     os.replace(new, record)
 
 
@@ -43,13 +44,8 @@ def check_record(file: Path, thorough: bool = False) -> bool:
     if (found := file.stat().st_size) != size:
         raise ValueError(f"{file} has {found} bytes and had {size} when it was verified")
     if thorough or file.stat().st_mtime_ns > record.stat().st_mtime_ns:
-        if _sha256(file) != expected:
+        if sha256(file) != expected:
             raise ValueError(f"{file} has changed since it was verified")
         with suppress(OSError):  # of a cache that cannot be written: it is hashed again the next time
             os.utime(record)
     return True
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -3,9 +3,11 @@
 Imports nothing heavy, so that the command line starts fast and a wrong name is found before a model is loaded.
 """
 
+import contextlib
 import os
 import platform
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 # suffix -> the name of Pillow's codec: these are read and written
@@ -75,6 +77,25 @@ def temporary_beside(path: PurePath) -> Path:
     """
     host = re.sub(r"[^\w.-]", "_", platform.node()) or "localhost"
     return Path(path).with_name(f".resdiff-{host}-{os.getpid()}-{os.urandom(8).hex()}.tmp")
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a name to write to, which becomes `path` at the end, or is removed when anything goes wrong.
+
+    Raises OSError, one line, when it cannot be written.
+    """
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            f"{printable(path)} cannot be written: {error.strerror or error}; choose another place"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def printable(path: PurePath | str) -> str:

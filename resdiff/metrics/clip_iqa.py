@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resdiff.checkpoints.io import CheckpointError
 from resdiff.devices import exact_inference
-from resdiff.metrics.clip_towers import image_features, prompt_features, token_features
+from resdiff.metrics.clip_towers import image_features, prompt_features, smallest_side, token_features
 from resdiff.metrics.clip_weights import LEARNED, read_clip, read_context
 from resdiff.metrics.rgb import check_rgb
 
@@ -41,7 +42,7 @@ TEMPLATES = ("Good photo..", "Bad photo..")  # of CLIP-IQA+, two dots: as in the
 CLASS_TOKENS = 3  # "good", "photo", ".."
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pictures, RGB in [0, 1]
 STD = (0.26862954, 0.26130258, 0.27577711)
-SMALLEST = 32  # px
+PUBLISHED_SMALLEST = 32  # px a side, of RN50 and all published backbones
 
 
 def tokenize(texts: Sequence[str], length: int = 77) -> Tensor:
@@ -118,7 +119,7 @@ class ClipIQA(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Embed RGB pictures in [0, 1], (B, 3, H, W): (B, D), not normalised. Raises ValueError as `forward`."""
-        check_rgb("images", images, SMALLEST)
+        check_rgb("images", images, smallest_side(self.visual))
         with exact_inference(self.mean.device):
             return torch.cat([self._embed(image) for image in images.split(1)])
 
@@ -131,7 +132,7 @@ class ClipIQA(nn.Module):
         Raises:
             ValueError: not such images, or smaller.
         """
-        check_rgb("images", images, SMALLEST)
+        check_rgb("images", images, smallest_side(self.visual))
         with exact_inference(self.mean.device):
             logits = [pair_logits(self._embed(image), self.texts, self.logit_scale) for image in images.split(1)]
             return torch.cat(logits).softmax(dim=-1)[..., 0]
@@ -169,8 +170,8 @@ def load_clip_iqa(
         MissingWeights: the file is nowhere. CheckpointError: it is not what it should be.
         ValueError: an unknown backbone, no pair, or a text that is empty or too long.
     """
-    if not pairs:
-        raise ValueError("pairs is empty; give at least one (positive, negative) pair of texts")
+    if not pairs or any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
+        raise ValueError(f"pairs is {pairs!r}; give at least one (positive, negative) pair of texts")
     clip = read_clip(backbone, weights)
     return ClipIQA(clip, text_pairs(clip, pairs)).to(device)
 
@@ -193,6 +194,12 @@ def load_clip_iqa_plus(
     embeddings = read_context(variant, context)
     learned = LEARNED[variant]
     clip = read_clip(learned.backbone, weights)
+    width = clip.token_embedding.embedding_dim
+    if embeddings.shape[2] != width:
+        raise CheckpointError(
+            f"the learned words are {embeddings.shape[2]} numbers wide, {learned.backbone} takes {width}; give the file "
+            f"{learned.weights.file}"
+        )
     return ClipIQA(clip, learned_pair(clip, embeddings), learned.use_positions).to(device)
 
 

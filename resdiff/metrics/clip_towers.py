@@ -76,6 +76,10 @@ def build_clip(
         vision, text, dimensions = vision_config(state), text_config(state, text_heads), state["text_projection"].shape
     except KeyError as error:
         raise CheckpointError(f"{source} {FOREIGN.format(error.args[0])}") from error
+    except (ValueError, IndexError) as error:  # unpacking a shape of other dimensions
+        raise CheckpointError(
+            f"{source} is no CLIP with OpenAI's names: a weight has another shape; download it again"
+        ) from error
     with torch.device("meta"):  # no storage and no random numbers: everything comes from the state dict
         clip = CLIP(dimensions[1], vision, text, quick_gelu=True)
     clip.attn_mask = torch.full((clip.context_length, clip.context_length), float("-inf")).triu_(1)
@@ -99,6 +103,13 @@ def image_features(visual: ModifiedResNet | VisionTransformer, images: Tensor, u
         tokens = tokens + resized_positions(visual.positional_embedding, tokens.shape[1])
     tokens = visual.transformer(visual.ln_pre(tokens))
     return visual.ln_post(tokens[:, 0]) @ visual.proj
+
+
+def smallest_side(visual: ModifiedResNet | VisionTransformer) -> int:
+    """Return the px a side from which pictures have one position of the feature map, or one patch."""
+    from open_clip.modified_resnet import ModifiedResNet
+
+    return REDUCTION if isinstance(visual, ModifiedResNet) else visual.conv1.stride[0]
 
 
 def attention_pool(pool: AttentionPool2d, features: Tensor, use_positions: bool = False) -> Tensor:

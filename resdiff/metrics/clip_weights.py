@@ -8,7 +8,6 @@ OpenAI's.
 
 from __future__ import annotations
 
-import difflib
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from resdiff.checkpoints.cache import cache_dir, find_file
 from resdiff.checkpoints.io import CheckpointError, peel, read_state_dict
 from resdiff.metrics.clip_towers import build_clip, vision_config
 from resdiff.metrics.weights import MetricWeights, check_digest, find_weights
+from resdiff.names import remedy
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
@@ -197,7 +197,5 @@ def _tensors(content: object) -> Mapping[str, Tensor]:
 
 def _known(name: str, table: Mapping[str, T], what: str) -> T:
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"{what} {name!r} is unknown; {hint}there are {', '.join(table)}")
+        raise ValueError(f"{what} {name!r} is unknown; {remedy(name, table)}")
     return table[name]

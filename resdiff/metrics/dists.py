@@ -6,6 +6,7 @@ reduction of the shorter side to 256 px in its demo: real-world tables are made 
 covariance are taken of centred activations, which rounds less.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ import resdiff
 from resdiff.checkpoints.io import read_state_dict
 from resdiff.devices import exact_inference
 from resdiff.metrics.rgb import check_rgb_pair
-from resdiff.metrics.trunks import SMALLEST, VGG, Features, load_trunk
+from resdiff.metrics.trunks import VGG, Features, load_trunk
 
 CHANNELS = (3, *VGG.channels)  # of the image itself and of each tap, 1475 in all
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's RGB values in [0, 1]
@@ -67,7 +68,7 @@ class DISTS(nn.Module):
         """Return the distance of each pair, Eq. (7), 0 for identical images, symmetric.
 
         Args:
-            sr: (B, 3, H, W) RGB in [0, 1], at least 32 px a side.
+            sr: (B, 3, H, W) RGB in [0, 1], any size.
             hr: the same shape.
 
         Returns:
@@ -76,7 +77,7 @@ class DISTS(nn.Module):
         Raises:
             ValueError: shapes differ, or not such images.
         """
-        check_rgb_pair(sr, hr, SMALLEST)
+        check_rgb_pair(sr, hr)
         images = torch.cat([sr, hr]).float()
         with exact_inference(images.device):
             similarities = [_similarities(x) for x in self.stages(images)]
@@ -84,9 +85,10 @@ class DISTS(nn.Module):
             # as a sum of dissimilarities it is exactly 0 for equal images
             return (self.alpha * (1 - texture) + self.beta * (1 - structure)).sum(dim=1)
 
-    def stages(self, images: Tensor) -> list[Tensor]:
-        """Return the images (B, 3, H, W) and the activations of the five taps."""
-        return [images, *self.features.activations((images - self.mean) / self.std, VGG.taps)]
+    def stages(self, images: Tensor) -> Iterator[Tensor]:
+        """Yield the images (B, 3, H, W) and the activations of the five taps."""
+        yield images
+        yield from self.features.activations((images - self.mean) / self.std, VGG.taps)
 
 
 def load_dists(trunk: str | Path | None = None) -> DISTS:

@@ -110,4 +110,6 @@ def _checked_sets(features_a: Tensor, features_b: Tensor) -> tuple[Tensor, Tenso
 def _checked_set(name: str, features: Tensor) -> Tensor:
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"{name} has the shape {tuple(features.shape)}; give (N, D) with at least 2 images")
+    if not features.isfinite().all():
+        raise ValueError(f"{name} holds NaN or Inf; look for the image that gave it")
     return features.double()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from resdiff.checkpoints.io import read_state_dict
 from resdiff.devices import exact_inference
 from resdiff.metrics.rgb import check_rgb_pair
-from resdiff.metrics.trunks import ALEX, SMALLEST, SQUEEZE, VGG, Features, load_trunk
+from resdiff.metrics.trunks import ALEX, SQUEEZE, VGG, Features, Trunk, load_trunk
 
 Net = Literal["alex", "vgg", "squeeze"]
 Version = Literal["0.1", "0.0"]
@@ -38,14 +38,14 @@ class LPIPS(nn.Module):
     def __init__(
         self,
         features: Features,
-        taps: tuple[int, ...],  # the layers of `features` that are compared
+        trunk: Trunk,  # what `features` are of
         lins: Sequence[Tensor],  # non-negative weight of each channel, (1, C, 1, 1) per tap
         *,
         scaled: bool = True,  # whether images are normalised by SHIFT and SCALE; version 0.0 forgot it
     ):
         super().__init__()
         self.features = features
-        self.taps = taps
+        self.trunk = trunk
         self.lins = nn.ParameterList(nn.Parameter(lin.float(), requires_grad=False) for lin in lins)
         shift, scale = (SHIFT, SCALE) if scaled else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         self.register_buffer("shift", torch.tensor(shift)[:, None, None], persistent=False)
@@ -55,7 +55,7 @@ class LPIPS(nn.Module):
         """Return the distance of each pair, 0 for identical images, symmetric.
 
         Args:
-            sr: (B, 3, H, W) RGB in [0, 1], at least 32 px a side.
+            sr: (B, 3, H, W) RGB in [0, 1], at least 31, 16 or 17 px a side (alex, vgg, squeeze).
             hr: the same shape.
 
         Returns:
@@ -78,11 +78,14 @@ class LPIPS(nn.Module):
 
     def maps(self, sr: Tensor, hr: Tensor) -> list[Tensor]:
         """Return the weighted squared difference at each position of each tap, (B, 1, h, w), Eq. (1) before the mean."""
-        check_rgb_pair(sr, hr, SMALLEST)
-        images = torch.cat([sr, hr]).float()
-        with exact_inference(images.device):
-            activations = self.features.activations((2 * images - 1 - self.shift) / self.scale, self.taps)
-            return [_weighted_difference(x, lin) for x, lin in zip(activations, self.lins, strict=True)]
+        check_rgb_pair(sr, hr, self.trunk.smallest)
+        with exact_inference(sr.device):
+            return self.differences(2 * sr.float() - 1, 2 * hr.float() - 1)
+
+    def differences(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        """Return the same of images in about [-1, 1], differentiable in both: what a training loss needs."""
+        activations = self.features.activations((torch.cat([x, y]) - self.shift) / self.scale, self.trunk.taps)
+        return [_weighted_difference(x, lin) for x, lin in zip(activations, self.lins, strict=True)]
 
 
 def load_lpips(net: Net = "alex", trunk: str | Path | None = None, version: Version = "0.1") -> LPIPS:
@@ -103,10 +106,9 @@ def load_lpips(net: Net = "alex", trunk: str | Path | None = None, version: Vers
     if version not in VERSIONS:
         raise ValueError(f"version is {version!r}; choose one of {', '.join(VERSIONS)}")
     features = load_trunk(TRUNKS[net], trunk)
-    taps = TRUNKS[net].taps
     state = read_state_dict(_package_folder() / "weights" / f"v{version}" / f"{net}.pth")
-    lins = [state[f"lin{k}.model.1.weight"] for k in range(len(taps))]
-    return LPIPS(features, taps, lins, scaled=version == "0.1").eval()
+    lins = [state[f"lin{k}.model.1.weight"] for k in range(len(TRUNKS[net].taps))]
+    return LPIPS(features, TRUNKS[net], lins, scaled=version == "0.1").eval()
 
 
 def _package_folder() -> Path:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import resdiff
-from resdiff.metrics.luma import Luma, rgb_to_y, rgb_to_yiq_luma
+from resdiff.metrics.luma import Luma, rgb_to_yiq_luma
 from resdiff.metrics.pixels import check_pixels, crop
 from resdiff.metrics.window import gaussian_window, window_mean
 from resdiff.resize import bicubic
@@ -52,9 +52,22 @@ def niqe(x: Tensor, *, luma: Luma = "bt601", crop_border: int = 0) -> Tensor:
     h, w = x.shape[-2:]
     if (h // BLOCK) * (w // BLOCK) < 2:
         raise ValueError(f"{h}x{w} pixels are fewer than two blocks of {BLOCK}x{BLOCK}, give at least 96x192 or 192x96")
-    to_luma = rgb_to_y if luma == "bt601" else rgb_to_yiq_luma
-    planes = to_luma(x) if x.shape[1] == 3 else x.to(torch.float64).add(0.5).floor_()
+    planes = luma_plane(x, luma)
     return torch.stack([distance_to_pristine(block_features(plane)) for plane in planes[:, 0]])
+
+
+def luma_plane(x: Tensor, luma: Luma) -> Tensor:
+    """Return the rounded luma (B, 1, H, W) that the published figures stand on; a grey image is its own.
+
+    "bt601" is float32 and rounds its ties as BasicSR's float32 does: in an image of two blocks one tie in another
+    direction can move the score by 1 %. "yiq" is float64, ties half up.
+    """
+    if luma == "yiq":
+        return rgb_to_yiq_luma(x) if x.shape[1] == 3 else x.to(torch.float64).add(0.5).floor_()
+    if x.shape[1] == 1:
+        return x.float().round()
+    r, g, b = (x.float() / 255).double().split(1, dim=1)
+    return (((65.481 * r + 128.553 * g + 24.966 * b + 16) / 255).float() * 255).round()
 
 
 def block_features(plane: Tensor) -> Tensor:
@@ -64,21 +77,27 @@ def block_features(plane: Tensor) -> Tensor:
         (N, 36) float64, NaN where a block is flat.
     """
     plane = plane[: plane.shape[0] // BLOCK * BLOCK, : plane.shape[1] // BLOCK * BLOCK]
-    half = bicubic(plane[None, None], (plane.shape[0] // 2, plane.shape[1] // 2), "matlab")[0, 0]
+    size = (plane.shape[0] // 2, plane.shape[1] // 2)
+    half = bicubic(plane.double()[None, None], size, "matlab")[0, 0].to(plane)
     scales = ((normalized(plane), BLOCK), (normalized(half), BLOCK // 2))
     # one row of blocks after the other stays in the processor's cache
     return torch.cat([torch.cat([_features(_blocks(row, size)) for row in n.split(size)]) for n, size in scales], dim=1)
 
 
 def normalized(plane: Tensor) -> Tensor:
-    """Mean-subtracted, contrast-normalised plane (H, W): (x - mu) / (sd + 1), Eq. (1); edges replicated."""
+    """Mean-subtracted, contrast-normalised plane (H, W): (x - mu) / (sd + 1), Eq. (1); edges replicated.
+
+    Local moments are rounded to the plane's own precision, float64 results. BasicSR's are float32, which in flat parts
+    decides the sign of what is left.
+    """
     reach = WINDOW // 2
     padded = F.pad(plane[None, None], (reach,) * 4, mode="replicate")[0, 0]
-    mean, square = window_mean(torch.stack([padded, padded * padded]), gaussian_window(WINDOW, SIGMA))
+    moments = window_mean(torch.stack([padded, padded * padded]).double(), gaussian_window(WINDOW, SIGMA))
+    mean, square = moments.to(plane.dtype)
     centred = plane - mean
     # what rounding leaves of a flat surrounding has a sign, and would count as a sample of one side
     centred[centred.abs() < ROUNDING] = 0
-    return centred / ((square - mean * mean).abs().sqrt() + 1)
+    return (centred / ((square - mean * mean).abs().sqrt() + 1)).double()
 
 
 def distance_to_pristine(features: Tensor) -> Tensor:

@@ -7,17 +7,17 @@ Unlike a bare pyiqa metric, what is loaded here scores every image by itself and
 """
 
 import contextlib
-import difflib
 import io
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from resdiff.devices import exact_inference
+from resdiff.metrics.figures import Better, Figure
 from resdiff.metrics.weights import MissingWeights
 
 logger = logging.getLogger("resdiff")
@@ -34,32 +34,29 @@ class PyiqaMissing(MissingWeights):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PyiqaMetric:
-    """What is known of a metric of pyiqa 0.1.16. Ranges marked ~ there are open in practice: None."""
+class PyiqaFigure(Figure):
+    """What is known of a metric of pyiqa 0.1.16. Ranges that are open in practice are None."""
 
-    name: str  # pyiqa's
-    better: Literal["higher", "lower"]
-    low: float | None
-    high: float | None
-    needs_hr: bool = False
     weights: str = ""  # file in the weights repository; "": none is needed
     source: str = HUB
-    smallest: int = 1  # px, the shorter side that an image must have
     remark: str = ""
 
 
-def _up(name: str, low: float | None, high: float | None, weights: str, remark: str = "") -> PyiqaMetric:
-    return PyiqaMetric(name=name, better="higher", low=low, high=high, weights=weights, remark=remark)
+def _figure(name: str, better: Better, low: float | None, high: float | None, weights: str) -> PyiqaFigure:
+    digits = 2 if high == 100 else 4
+    return PyiqaFigure(name=name, label=name, better=better, low=low, high=high, digits=digits, weights=weights)
 
 
-def _down(name: str, low: float | None, high: float | None, weights: str, remark: str = "") -> PyiqaMetric:
-    return PyiqaMetric(name=name, better="lower", low=low, high=high, weights=weights, remark=remark)
+def _up(name: str, low: float | None, high: float | None, weights: str, remark: str = "") -> PyiqaFigure:
+    return replace(_figure(name, "higher", low, high, weights), remark=remark)
 
 
-def _full_reference(
-    name: str, better: Literal["higher", "lower"], low: float | None, high: float | None, weights: str
-) -> PyiqaMetric:
-    return PyiqaMetric(name=name, better=better, low=low, high=high, weights=weights, needs_hr=True)
+def _down(name: str, low: float | None, high: float | None, weights: str, remark: str = "") -> PyiqaFigure:
+    return replace(_figure(name, "lower", low, high, weights), remark=remark)
+
+
+def _full_reference(name: str, better: Better, low: float | None, high: float | None, weights: str) -> PyiqaFigure:
+    return replace(_figure(name, better, low, high, weights), needs_hr=True)
 
 
 _CROPS = "random crops, the same in every run"
@@ -76,16 +73,11 @@ _METRICS = (
     _up("topiq_nr-flive", 0, 1, "cfanet_nr_flive_res50-ded1c74e.pth", "FLIVE"),
     _full_reference("topiq_fr", "higher", 0, 1, "cfanet_fr_kadid_res50-2c4cc61d.pth"),
     _full_reference("topiq_fr-pipal", "higher", 0, 1, "cfanet_fr_pipal_res50-69bbe5ba.pth"),
-    PyiqaMetric(name="liqe", better="higher", low=1, high=5, weights="liqe_koniq.pt", smallest=224, remark="KonIQ"),
-    PyiqaMetric(name="liqe_mix", better="higher", low=1, high=5, weights="liqe_mix.pt", smallest=224),
-    PyiqaMetric(
-        name="qalign",
-        better="higher",
-        low=1,
-        high=5,
-        weights="q-future/one-align",
+    replace(_up("liqe", 1, 5, "liqe_koniq.pt", "KonIQ"), smallest=(224, 224)),
+    replace(_up("liqe_mix", 1, 5, "liqe_mix.pt"), smallest=(224, 224)),
+    replace(
+        _up("qalign", 1, 5, "q-future/one-align", "8 billion parameters; needs a GPU, icecream and transformers 4"),
         source="https://huggingface.co/q-future/one-align",
-        remark="8 billion parameters; needs a GPU, icecream and transformers 4",
     ),
     _up("nrqm", 0, 10, "NRQM_model.mat"),
     _down("pi", 0, None, "NRQM_model.mat", "((10 - NRQM) + NIQE) / 2"),
@@ -108,16 +100,7 @@ _METRICS = (
     _full_reference("pieapp", "lower", 0, None, "PieAPPv0.1-0937b014.pth"),
     _full_reference("stlpips", "lower", 0, 1, "alex_shift_tolerant.pth"),
 )
-PYIQA: dict[str, PyiqaMetric] = {metric.name: metric for metric in _METRICS}
-
-
-def pyiqa_metric(name: str) -> PyiqaMetric:
-    """Return what is known of a metric. Raises ValueError, one line with the nearest name, for an unknown one."""
-    if name in PYIQA:
-        return PYIQA[name]
-    near = difflib.get_close_matches(name, PYIQA, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PYIQA)}"
-    raise ValueError(f"pyiqa metric {name!r} is unknown; {hint}")
+PYIQA: dict[str, PyiqaFigure] = {metric.name: metric for metric in _METRICS}
 
 
 def load_pyiqa(name: str, device: str | torch.device = "cpu") -> Score:
@@ -129,12 +112,11 @@ def load_pyiqa(name: str, device: str | torch.device = "cpu") -> Score:
     Raises:
         PyiqaMissing: pyiqa or one of its undeclared needs is not installed.
         MissingWeights: its weights are not here and cannot be fetched.
-        ValueError: the name is not in the table.
+        KeyError: the name is not in `PYIQA`.
     """
-    metric = pyiqa_metric(name)
+    metric = PYIQA[name]
     network = _build(metric, torch.device(device))
 
-    @torch.no_grad()
     def score(sr: Tensor, hr: Tensor | None = None) -> Tensor:
         _check(metric, sr, hr)
         sr = sr.to(device, torch.float32)
@@ -144,7 +126,7 @@ def load_pyiqa(name: str, device: str | torch.device = "cpu") -> Score:
     return score
 
 
-def _build(metric: PyiqaMetric, device: torch.device) -> torch.nn.Module:
+def _build(metric: PyiqaFigure, device: torch.device) -> torch.nn.Module:
     """Import pyiqa and let it construct, and perhaps download, the metric; what it prints goes to the log."""
     printed = io.StringIO()
     try:
@@ -173,23 +155,22 @@ def _how_to_install(name: str, package: str) -> str:
     return f"{name} of pyiqa needs the package {package}, which is not installed: pip install {package}"
 
 
-def _check(metric: PyiqaMetric, sr: Tensor, hr: Tensor | None) -> None:
+def _check(metric: PyiqaFigure, sr: Tensor, hr: Tensor | None) -> None:
     if sr.ndim != 4 or sr.shape[1] != 3:
         raise ValueError(f"sr has shape {tuple(sr.shape)}; {metric.name} takes (B, 3, H, W)")
     if metric.needs_hr and hr is None:
         raise ValueError(f"{metric.name} compares with HR and hr is None; give the HR images or choose another metric")
     if metric.needs_hr and hr is not None and hr.shape != sr.shape:
         raise ValueError(f"hr has shape {tuple(hr.shape)} and sr {tuple(sr.shape)}; {metric.name} needs equal ones")
-    if min(sr.shape[-2:]) < metric.smallest:
-        height, width = sr.shape[-2:]
-        raise ValueError(
-            f"image is {width}x{height}, {metric.name} needs {metric.smallest} pixels a side; leave it out"
-        )
+    height, width = sr.shape[-2:]
+    if not metric.fits(height, width):
+        side = metric.smallest[0]
+        raise ValueError(f"image is {width}x{height}, {metric.name} needs {side} pixels a side; leave it out")
 
 
 def _score_one(network: torch.nn.Module, sr: Tensor, hr: Tensor | None) -> Tensor:
     """Return the score, (1,), of one image."""
-    with _repeatable(sr.device):
+    with exact_inference(sr.device), _repeatable(sr.device):
         value = network(sr) if hr is None else network(sr, hr)
     value = torch.as_tensor(value[0] if isinstance(value, tuple) else value, device=sr.device, dtype=torch.float32)
     if value.numel() != 1:

@@ -5,11 +5,11 @@ with pyiqa on whole images. The same picture differs between them by more than m
 every number. A change of a protocol's numbers changes its `version`.
 """
 
-import difflib
 from dataclasses import dataclass
 from typing import Literal
 
 from resdiff.metrics.luma import Luma
+from resdiff.names import remedy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,5 @@ def protocol(name: str) -> Protocol:
     """Return the protocol called `name`. Raises ValueError that names the nearest and all."""
     found = {one.name: one for one in PROTOCOLS}
     if name not in found:
-        near = difflib.get_close_matches(name, found, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"protocol {name!r} is unknown; {hint}there are {', '.join(found)}")
+        raise ValueError(f"protocol {name!r} is unknown; {remedy(name, found)}")
     return found[name]

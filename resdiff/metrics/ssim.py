@@ -21,6 +21,7 @@ C1 = (0.01 * 255) ** 2
 C2 = (0.03 * 255) ** 2
 
 
+@torch.no_grad()
 def ssim(
     sr: Tensor,
     hr: Tensor,

@@ -5,7 +5,7 @@ without storage and filled from a file, so that there is no moment at which it h
 richzhang/PerceptualSimilarity (lpips/pretrained_networks.py), and for VGG-16 also of dingkeyan93/DISTS.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,6 @@ from torchvision import models
 from resdiff.checkpoints.io import load_strictly, read_state_dict
 from resdiff.metrics.weights import MetricWeights, find_weights
 
-SMALLEST = 32  # px a side: below, some layer of AlexNet has nothing left to pool
-
 
 @dataclass(frozen=True, kw_only=True)
 class Trunk:
@@ -27,6 +25,7 @@ class Trunk:
     build: Callable[..., Any]  # torchvision's
     taps: tuple[int, ...]  # indices of `features` whose output is compared, all after a ReLU
     channels: tuple[int, ...]  # at each tap
+    smallest: int  # px a side of an image: below, a layer has nothing left to pool
     weights: MetricWeights
 
 
@@ -40,18 +39,21 @@ ALEX = Trunk(
     build=models.alexnet,
     taps=(1, 4, 7, 9, 11),
     channels=(64, 192, 384, 256, 256),
+    smallest=31,
     weights=_torchvision("alexnet-owt-7be5be79.pth"),
 )
 VGG = Trunk(
     build=models.vgg16,
     taps=(3, 8, 15, 22, 29),
     channels=(64, 128, 256, 512, 512),
+    smallest=16,
     weights=_torchvision("vgg16-397923af.pth"),
 )
 SQUEEZE = Trunk(
     build=models.squeezenet1_1,
     taps=(1, 4, 7, 9, 10, 11, 12),
     channels=(64, 128, 256, 384, 384, 512, 512),
+    smallest=17,
     weights=_torchvision("squeezenet1_1-b8a52dc0.pth"),
 )
 
@@ -59,15 +61,16 @@ SQUEEZE = Trunk(
 class Features(nn.Sequential):
     """Layers of a trunk, by torchvision's indices."""
 
-    def activations(self, x: Tensor, taps: tuple[int, ...]) -> list[Tensor]:
-        """Return the output (B, C, h, w) of each layer in `taps`, which lie within the trunk and ascend."""
-        found = []
+    def activations(self, x: Tensor, taps: tuple[int, ...]) -> Iterator[Tensor]:
+        """Yield the output (B, C, h, w) of each layer in `taps`, which lie within the trunk and ascend.
+
+        One at a time: those of a large image need not lie in memory together.
+        """
         x = x.contiguous(memory_format=torch.channels_last)  # on a CPU up to twice as fast
         for index, layer in enumerate(self):
             x = layer(x)
             if index in taps:
-                found.append(x)
-        return found
+                yield x
 
 
 def load_trunk(trunk: Trunk, path: str | Path | None = None) -> Features:

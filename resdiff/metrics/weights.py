@@ -4,7 +4,6 @@ A metric computed with random weights is a number that looks right. So there is 
 fetched, or `MissingWeights` says in one line which file to put where.
 """
 
-import hashlib
 import logging
 import os
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 
 from resdiff.checkpoints.cache import cache_dir, find_file, offline
 from resdiff.checkpoints.download import DownloadError, download
+from resdiff.files.digest import sha256
 
 logger = logging.getLogger("resdiff")
 
@@ -63,14 +63,13 @@ def find_weights(weights: MetricWeights, path: str | Path | None = None) -> Path
     try:
         download(url, target, partial(check_digest, weights), waits=WAITS, timeout=PATIENCE)
     except DownloadError as error:
-        raise _missing(weights, str(error)) from error
+        raise _missing(weights, f"it cannot be fetched ({str(error).removeprefix(f'{url}: ')})") from error
     return target
 
 
 def check_digest(weights: MetricWeights, path: Path) -> None:
     """Raise ValueError unless the file at `path` is byte for byte the published one, as far as its digest is known."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256(path)
     if not digest.startswith(weights.sha256):
         raise ValueError(f"{path} has the SHA-256 {digest[:16]}..., {weights.file} has {weights.sha256[:16]}")
 
@@ -80,14 +79,16 @@ def _at(path: Path, weights: MetricWeights) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise _missing(weights, f"{path} does not exist")
+        raise _missing(weights, f"{path} does not exist", path)
     if found := find_file([weights.file], [path]):
         return found
-    raise _missing(weights, f"{path} does not hold it")
+    raise _missing(weights, f"{path} does not hold it", path)
 
 
-def _missing(weights: MetricWeights, why: str) -> MissingWeights:
-    return MissingWeights(
-        f"{weights.file} ({weights.licence}) is missing: {why}; download {weights.url} into {cache_dir()} "
-        "(or set RESDIFF_CACHE to its folder, or pass the path of the file or folder)"
+def _missing(weights: MetricWeights, why: str, folder: Path | None = None) -> MissingWeights:
+    target = (
+        str(folder)
+        if folder
+        else f"{cache_dir()} (or set RESDIFF_CACHE to its folder, or pass the path of file or folder)"
     )
+    return MissingWeights(f"{weights.file} ({weights.licence}) is missing: {why}; download {weights.url} into {target}")

@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from resdiff.files.formats import FORMATS, printable
 from resdiff.runs.inputs import Input, real
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,8 @@ class Shard:
             raise ValueError(f"shard is {text!r}; pass i/n with i from 1 to n, such as 2/4")
         return cls(int(match[1]), int(match[2]))
 
-    def of(self, jobs: Sequence[Job]) -> list[Job]:
-        """Return this process's share; every job is in exactly one."""
+    def of(self, jobs: Sequence[T]) -> list[T]:
+        """Return this process's share; everything is in exactly one."""
         return list(jobs[self.index - 1 :: self.count])
 
     def name(self, path: Path) -> Path:

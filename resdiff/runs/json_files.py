@@ -1,28 +1,17 @@
 """JSON documents that are there whole or not at all. File names that are not UTF-8 come back as they were."""
 
-import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from resdiff.files.formats import printable, temporary_beside
+from resdiff.files.formats import printable, written_whole
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write `document` to `path`, whose folder exists. Raises OSError in one line."""
-    temporary = temporary_beside(path)
-    try:
+    with written_whole(path) as temporary:
         # plain ASCII: a file name that is not UTF-8 holds code points that no UTF-8 file may
         temporary.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="ascii")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(
-            f"{printable(path)} cannot be written: {error.strerror or error}; choose another place"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def read_json(path: Path, key: str) -> dict[str, Any] | None:

@@ -1,11 +1,12 @@
-"""One of several processes of `accelerate launch` or `torchrun`: its device, its cores, and when it may end.
+"""A script or command as one of several processes of `accelerate launch` or `torchrun`: device, cores, how it ends.
 
-Each process takes its share of the files by itself (`resdiff.runs.jobs.Shard`); there is no process group.
+Each process takes its share of the files by itself (`resdiff.runs.jobs.Shard`); `resdiff upscale` needs no process group.
 """
 
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,28 @@ if TYPE_CHECKING:
 
 DONE = "resdiff/done"  # counts the processes that have come to their end
 LOOK_EVERY = 0.5  # seconds
+
+
+class RunAborted(Exception):
+    """What ended a run that had begun, in one line."""
+
+
+def run_script(main: Callable[[], object], interrupted: str = "interrupted") -> int:
+    """Run a script; return its exit code, what went wrong being one line of the main process.
+
+    0: done, or stopped by a signal after saving. 2: it cannot run as told. 1: `RunAborted` or Ctrl-C (of which
+    `interrupted` says how to go on). RESDIFF_DEBUG=1 in the environment shows the traceback.
+    """
+    try:
+        main()
+    except (ValueError, OSError, RunAborted, KeyboardInterrupt) as error:
+        if os.environ.get("RESDIFF_DEBUG"):
+            raise
+        if os.environ.get("RANK", "0") == "0":
+            text = interrupted if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
+            print(f"error: {text}", file=sys.stderr)
+        return 2 if isinstance(error, (ValueError, OSError)) else 1
+    return 0
 
 
 def local_device(name: str | None, environ: Mapping[str, str]) -> str | None:

@@ -147,7 +147,6 @@ class Restorer:
         fix = pipe.default_color_fix if settings.color_fix == "auto" else settings.color_fix
         return {
             "model": settings.model or BUNDLED,
-            "weights": weights_hash(pipe),
             "scale": float(self.scale),
             "steps": self.steps,
             "prompt": settings.prompt,
@@ -158,6 +157,7 @@ class Restorer:
             "dtype": str(pipe.dtype).removeprefix("torch."),
             "compile": settings.compile,  # other kernels round otherwise
             "mask": None if settings.mask is None else hashlib.sha256(settings.mask.read_bytes()).hexdigest()[:16],
+            "weights": weights_hash(pipe),
         }
 
     def _peak_mib(self) -> float:

@@ -5,9 +5,10 @@ weights vary little, so the features and logits that a file has are compared too
 """
 
 import re
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from case import Case, check_mids
 from torch import Tensor
 
 from resdiff.metrics.clip_iqa import ClipIQA, learned_pair, pair_logits, text_pairs, tokenize
@@ -16,16 +17,6 @@ from resdiff.metrics.clip_towers import build_clip
 LIMIT = 1e-5
 CONTEXT = "prompt_learner.ctx"
 LEARNER = "prompt_learner."  # its other tensors are taken from the embedding of the template
-
-
-class Case(Protocol):
-    """One file: config in the reference's names; tensors without their prefix, `state` cast to float32."""
-
-    config: dict[str, Any]
-    state: dict[str, Tensor]
-    inputs: dict[str, Tensor]
-    expected: dict[str, Tensor]
-    mid: dict[str, Tensor]
 
 
 def clipiqa(case: Case) -> dict[str, Tensor]:
@@ -64,13 +55,5 @@ def _scores(case: Case, model: ClipIQA) -> dict[str, Tensor]:
             steps[f"image_features_{match[1]}"] = features
             steps[f"logits_{match[1]}"] = pair_logits(features, model.texts, model.logit_scale).flatten(1)
             out[f"score_{match[1]}"] = model(image).mean(dim=1)
-    _check_steps(steps, case.mid)
+    check_mids(case, steps, LIMIT)
     return {name: score.reshape(case.expected[name].shape) for name, score in out.items()}
-
-
-def _check_steps(ours: dict[str, Tensor], recorded: dict[str, Tensor]) -> None:
-    """Raise ValueError for an intermediate result that is off, beyond what the scores may be."""
-    for name in ours.keys() & recorded.keys():
-        error = float((ours[name] - recorded[name]).abs().max()) / max(1.0, float(recorded[name].abs().max()))
-        if not error <= LIMIT:
-            raise ValueError(f"mid/{name}: error {error:.2e}")

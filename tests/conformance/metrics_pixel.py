@@ -9,8 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from resdiff.metrics.luma import rgb_to_y
-from resdiff.metrics.niqe import BLOCK, block_features, niqe
+from resdiff.metrics.niqe import BLOCK, block_features, luma_plane, niqe
 from resdiff.metrics.psnr import psnr
 from resdiff.metrics.ssim import ssim
 
@@ -52,7 +51,7 @@ def _figure(name: str, sr: Tensor, hr: Tensor) -> Tensor:
 
 
 def _check_features(theirs: Tensor, sr: Tensor) -> None:
-    features = block_features(rgb_to_y(sr)[0, 0])
+    features = block_features(luma_plane(sr, "bt601")[0, 0])
     # recorded column by column
     ours = features.unflatten(0, (-1, sr.shape[-1] // BLOCK)).transpose(0, 1).flatten(0, 1)
     if ours.shape != theirs.shape:

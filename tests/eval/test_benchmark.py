@@ -1,5 +1,6 @@
 """The benchmark on tiny sets: what it writes, that it can be gone on with, shared, extended, and what it refuses."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from resdiff.eval.benchmark import main, parse_args
 from resdiff.eval.harness import running
 from resdiff.metrics.psnr import psnr
 from resdiff.metrics.ssim import ssim
+from resdiff.metrics.trunks import ALEX
 from resdiff.resize import bicubic, matlab_legacy
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +44,8 @@ def benchmark(tiny, tmp_path):
             command += ["--model", model]
         for one in data or [str(tiny)]:
             command += ["--data", one]
-        return main(parse_args(command))
+        main(parse_args(command))
+        return json.loads((tmp_path / out / "benchmark.json").read_text())
 
     return run
 
@@ -170,9 +173,9 @@ def test_two_processes_give_the_same_numbers_as_one_bit_for_bit(benchmark, tiny,
     command += ["--data", str(tiny), "--metrics", "psnr_y,ssim_rgb,sharpness", "--out", str(tmp_path / "two")]
     command += [word for model in models for word in ("--model", model)]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | threads | {"ACCELERATE_USE_CPU": "true"},
-                          capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    environment = os.environ | threads | {"ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, [line for line in done.stderr.splitlines() if "rror:" in line]
     two = json.loads((tmp_path / "two" / "benchmark.json").read_text())
     assert two["settings"]["num_processes"] == 2
     for name in ("psnr_y", "ssim_rgb", "sharpness"):
@@ -193,16 +196,13 @@ def test_results_of_another_tool_are_measured_where_they_lie(benchmark, tiny, tm
 
 def test_hr_images_may_be_degraded_by_a_preset(benchmark, tiny, tmp_path):
     document = benchmark(data=[f"{tiny / 'HR'} degradation=bicubic-matlab-legacy name=made"])
-    for name in ("001", "002", "003"):
-        assert torch.equal(
-            tensor(tmp_path / "out" / "made" / ".lr" / f"{name}.png"), tensor(tiny / "LRx4" / f"{name}.png")
-        )
-    assert (
-        document["sets"][0]["degradation"] == "bicubic-matlab-legacy"
-        and document["images"][0]["lr"] == "made/.lr/001.png"
-    )
-    given = benchmark(out="given")
-    assert figures(document, "psnr_y") == figures(given, "psnr_y")
+    assert len(document["images"]) == 3
+    for image in document["images"]:
+        assert image["lr"].startswith("made/.lr-")
+        made, given = tensor(tmp_path / "out" / image["lr"]), tensor(tiny / "LRx4" / f"{image['name']}.png")
+        assert torch.equal(made, given)
+    assert "matlab_legacy" in document["sets"][0]["preset"]
+    assert figures(document, "psnr_y") == figures(benchmark(out="given"), "psnr_y")
 
 
 def test_weights_that_are_missing_are_an_error_or_a_column_without_numbers(benchmark, tmp_path, monkeypatch):
@@ -217,13 +217,40 @@ def test_weights_that_are_missing_are_an_error_or_a_column_without_numbers(bench
     assert "n/a" in (tmp_path / "out" / "benchmark.md").read_text()
 
 
+def save_random_alexnet(path: Path, seed: int) -> None:
+    with torch.device("meta"):
+        shapes = {name: weight.shape for name, weight in ALEX.build(weights=None).features.state_dict().items()}
+    random = torch.Generator().manual_seed(seed)
+    torch.save(
+        {f"features.{name}": 0.05 * torch.randn(shape, generator=random) for name, shape in shapes.items()}, path
+    )
+
+
+def test_weights_of_a_metric_belong_to_its_numbers(benchmark, tmp_path):
+    file = tmp_path / "weights" / ALEX.weights.file
+    file.parent.mkdir()
+    save_random_alexnet(file, seed=0)
+    first = benchmark("--weights_dir", str(file.parent), metrics="psnr_y,lpips")
+    column = first["figures"][1]
+    assert column["weights"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert all(0 < value < 10 for value in figures(first, "lpips").values())
+
+    without = benchmark("--weights_dir", str(tmp_path), "--skip_missing", metrics="psnr_y,lpips")
+    assert set(figures(without, "lpips").values()) == {None} and file.name in without["figures"][1]["missing"]
+    assert without["results"][0]["figures"]["lpips"]["mean"] is None
+
+    save_random_alexnet(file, seed=1)
+    with pytest.raises(ValueError, match=r"figures lpips weights alexnet-owt-7be5be79\.pth was"):
+        benchmark("--weights_dir", str(file.parent), metrics="psnr_y,lpips")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"metrics": "psnr_y,niqe"}, r"niqe needs images of 96x192; 3 of tiny are smaller: 001 \(64x80\)"),
-        ({"metrics": "psnry"}, "metric 'psnry' is unknown; did you mean psnr_y"),
+        ({"metrics": "psnr_y,niqe"}, r"niqe needs images of 96x192; 3 of tiny are smaller: 001 \(80x64\)"),
+        ({"metrics": "psnry"}, "metric 'psnry' is unknown; did you mean 'psnr_y'"),
         ({"metrics": "psnr_y,psnr_y"}, "name each once"),
-        ({"protocol": "clasic-y"}, "protocol 'clasic-y' is unknown; did you mean classic-y"),
+        ({"protocol": "clasic-y"}, "protocol 'clasic-y' is unknown; did you mean 'classic-y'"),
         ({"protocol": "stablesr-crop512"}, r"compares images of 512x512; 3 of tiny have another size: 001 \(80x64\)"),
         ({"models": ()}, "nothing to compare"),
         ({"models": ("bicubic", "bicubic")}, "would share the folder"),

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from resdiff.eval import make_testset as module
-from resdiff.eval.harness.testsets import lr_photo, open_testset, read_image
+from resdiff.eval.harness.degrading import make_lr
+from resdiff.eval.harness.images import read_image
+from resdiff.eval.harness.testsets import open_testset
 from resdiff.eval.make_testset import Settings, check, main, make_testset, parse_args, pixel_digest
-from resdiff.images import to_uint8
 from resdiff.resize import matlab_legacy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,8 +75,7 @@ def test_the_benchmark_makes_the_same_lr_from_the_hr_of_the_set(photos, tmp_path
     assert [s.name for s in testset.samples] == ["a", "b", "c"]
     for sample in testset.samples:
         written = read_image(tmp_path / "set" / "LRx4" / f"{sample.name}.png")
-        made = to_uint8(lr_photo(testset, sample).pixels)
-        assert torch.equal(made, written.expand(3, -1, -1))
+        assert torch.equal(make_lr(read_image(sample.hr), "realesrgan", 5, sample.name), written)
 
 
 def test_two_runs_write_the_same_bytes(photos, tmp_path):
@@ -241,3 +241,9 @@ def test_set5_is_regenerated_bit_for_bit_by_the_command(tmp_path):
         assert len(published) == 5
         for path in published:
             assert torch.equal(read_image(path), read_image(tmp_path / "set5" / side / path.name))
+
+
+def test_a_check_finds_files_that_the_manifest_does_not_know(photos, tmp_path):
+    make_testset(photos, Settings(degradation="bicubic-matlab"), tmp_path / "set")
+    Image.new("RGB", (8, 8)).save(tmp_path / "set" / "LRx4" / "extra.png")
+    assert [line.split(":")[0] for line in check(tmp_path / "set" / "manifest.json")] == ["extra"]

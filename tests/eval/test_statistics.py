@@ -1,7 +1,5 @@
 """Intervals and paired tests: against scipy, at the limits of few images, and whatever the order."""
 
-import math
-
 import numpy as np
 import pytest
 
@@ -39,11 +37,10 @@ def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
     assert 0.90 <= covered / 300 <= 0.98
 
 
-def test_without_several_finite_values_there_is_no_interval():
+def test_without_several_values_there_is_no_interval():
     assert mean_interval([]) == (None, None, None)
-    assert mean_interval([None, float("nan")]) == (None, None, None)
+    assert mean_interval([None, None]) == (None, None, None)
     assert mean_interval([3.5, None]) == (3.5, None, None)
-    assert mean_interval([30.0, math.inf]) == (math.inf, None, None)
     assert mean_interval([2.0, 2.0, 2.0]) == (2.0, 2.0, 2.0)
     assert mean_interval([1.0, 3.0]) == (2.0, 1.0, 3.0)
 
@@ -52,7 +49,7 @@ def test_neither_order_nor_missing_values_change_a_number():
     x, y = draw(20), draw(20, seed=1)
     order = np.random.default_rng(5).permutation(20)
     assert mean_interval(x) == mean_interval([*(x[i] for i in order), None])
-    assert paired(x, y) == paired([x[i] for i in order] + [1.0], [y[i] for i in order] + [float("nan")])
+    assert paired(x, y) == paired([x[i] for i in order] + [1.0], [y[i] for i in order] + [None])
     assert mean_interval(x) == mean_interval(x)
 
 
@@ -97,11 +94,9 @@ def test_equal_models_differ_by_nothing():
 
 
 def test_pairs_without_a_number_are_left_out():
-    found = paired([None, 3.0, float("nan"), math.inf, 5.0], [1.0, 2.0, 2.0, math.inf, 4.0])
+    found = paired([None, 3.0, 2.0, 5.0], [1.0, 2.0, None, 4.0])
     assert found.n == 2 and found.difference == 1.0
     assert paired([None], [1.0]) == Comparison(difference=None, low=None, high=None, p=None, n=0)
-    endless = paired([math.inf, 2.0], [1.0, 1.0])
-    assert endless.difference == math.inf and endless.p is None and endless.low is None
 
 
 def test_unpaired_figures_are_refused():

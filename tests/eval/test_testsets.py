@@ -8,17 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from resdiff.eval.harness.testsets import (
-    digest,
-    find_results,
-    lr_photo,
-    make_lr,
-    open_testset,
-    open_testsets,
-    read_image,
-    restored_size,
-)
-from resdiff.images import to_uint8
+from resdiff.eval.harness.degrading import make_lr
+from resdiff.eval.harness.images import read_image
+from resdiff.eval.harness.results import find_results
+from resdiff.eval.harness.testsets import Sample, TestSet, digest, open_testset, open_testsets, restored_size
 from resdiff.resize import matlab_legacy
 
 DATA = Path(os.environ.get("RESDIFF_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -182,11 +175,11 @@ def test_lr_made_by_the_old_matlab_kernel_is_that_of_the_pairs(pairs):
     made = open_testset(f"{pairs} degradation=bicubic-matlab-legacy", 4)
     assert made.seed == 0 and made.samples[0].lr is None
     for sample, other in zip(made.samples, open_testset(str(pairs), 4).samples, strict=True):
-        assert torch.equal(lr_photo(made, sample).pixels, read_photo(other))
+        assert torch.equal(degraded(made, sample), read_image(other.lr))
 
 
-def read_photo(sample) -> torch.Tensor:
-    return (read_image(sample.lr).expand(3, -1, -1) / 255).mul(2).sub(1)
+def degraded(testset: TestSet, sample: Sample) -> torch.Tensor:
+    return make_lr(read_image(sample.hr), testset.degradation, testset.seed, sample.name)
 
 
 def test_random_lr_depends_on_seed_and_name_and_on_nothing_else():
@@ -209,8 +202,8 @@ def test_random_lr_depends_on_seed_and_name_and_on_nothing_else():
 def test_grey_stays_grey_unless_the_degradation_adds_colour(tmp_path):
     values = save(tmp_path / "s" / "HR" / "1.png", 24, 32, grey=True)
     testset = open_testset(f"{tmp_path / 's'} degradation=bicubic-matlab-legacy", 4)
-    photo = lr_photo(testset, testset.samples[0])
-    assert photo.grey and torch.equal(to_uint8(photo.pixels)[0], torch.from_numpy(matlab_legacy(values, 0.25)))
+    lr = degraded(testset, testset.samples[0])
+    assert torch.equal(lr, torch.from_numpy(matlab_legacy(values, 0.25))[None])
 
 
 def test_hr_that_no_grid_of_lr_fits_is_refused_with_the_way_out(tmp_path):
@@ -267,7 +260,7 @@ def test_set5_is_reproduced_bit_for_bit():
     )
     assert len(published.samples) == 5
     for one, other in zip(published.samples, made.samples, strict=True):
-        assert torch.equal(lr_photo(published, one).pixels, lr_photo(made, other).pixels)
+        assert torch.equal(read_image(one.lr), degraded(made, other))
 
 
 @pytest.mark.skipif(not (DATA / "realpairs").is_dir(), reason=f"no test sets in {DATA}")

@@ -19,6 +19,7 @@ from resdiff.metrics.clip_iqa import (
     FIVE_PAIRS,
     PAPER_PAIR,
     PUBLISHED_PAIRS,
+    PUBLISHED_SMALLEST,
     ClipIQA,
     clip_iqa,
     clip_iqa_pair,
@@ -28,7 +29,14 @@ from resdiff.metrics.clip_iqa import (
     text_pairs,
     tokenize,
 )
-from resdiff.metrics.clip_towers import build_clip, image_features, resized_positions, token_features, vision_config
+from resdiff.metrics.clip_towers import (
+    build_clip,
+    image_features,
+    resized_positions,
+    smallest_side,
+    token_features,
+    vision_config,
+)
 from resdiff.metrics.clip_weights import BACKBONES, LEARNED, find_clip, is_torchscript, read_clip, read_clip_state
 from resdiff.metrics.weights import MetricWeights, MissingWeights
 
@@ -217,12 +225,20 @@ def test_scores_do_not_depend_on_batch_with_the_full_size_trunk(images) -> None:
     assert torch.equal(model(images), torch.cat([model(image) for image in images.split(1)]))
 
 
-def test_any_size_from_32_is_scored_and_less_is_refused(clip) -> None:
+def test_any_size_from_one_position_or_patch_is_scored_and_less_is_refused(clip) -> None:
     model = ClipIQA(clip, text_pairs(clip, [PAPER_PAIR]))
-    for height, width in ((32, 32), (33, 95), (200, 40)):
+    side = smallest_side(clip.visual)
+    assert side <= PUBLISHED_SMALLEST
+    for height, width in ((side, side), (33, 95), (200, 40)):
         assert 0 < model(torch.rand(1, 3, height, width)).item() < 1
-    with pytest.raises(ValueError, match="31x64"):
-        model(torch.rand(1, 3, 31, 64))
+    with pytest.raises(ValueError, match=f"{side - 1}x64"):
+        model(torch.rand(1, 3, side - 1, 64))
+
+
+def test_pairs_that_are_no_pairs_of_texts_are_refused() -> None:
+    for pairs in ((), ("Good photo.", "Bad photo."), (("a", "b", "c"),)):
+        with pytest.raises(ValueError, match=r"give at least one \(positive, negative\) pair"):
+            load_clip_iqa(pairs=pairs)
 
 
 @pytest.mark.parametrize("images", [torch.rand(1, 1, 64, 64), torch.rand(3, 64, 64), torch.full((1, 3, 64, 64), 255.0)])
@@ -350,9 +366,9 @@ def test_another_clip_is_not_taken_for_the_asked_one(small_backbone, tmp_path) -
 
 
 def test_unknown_names_are_answered_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match="did you mean ViT-L-14"):
+    with pytest.raises(ValueError, match="did you mean 'ViT-L-14'"):
         load_clip_iqa("ViT-L/14")
-    with pytest.raises(ValueError, match="did you mean RN50_512"):
+    with pytest.raises(ValueError, match="did you mean 'RN50_512'"):
         load_clip_iqa_plus("RN50-512")
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from resdiff.checkpoints.io import CheckpointError
-from resdiff.metrics.trunks import ALEX, SMALLEST, SQUEEZE, VGG, load_trunk
+from resdiff.metrics.trunks import ALEX, SQUEEZE, VGG, load_trunk
 from resdiff.metrics.weights import MissingWeights
 
 from .conftest import random_trunk
@@ -13,8 +13,9 @@ from .conftest import random_trunk
 @pytest.mark.parametrize("trunk", [ALEX, SQUEEZE, VGG], ids=lambda trunk: trunk.build.__name__)
 def test_taps_are_relus_with_the_published_channels(trunk, trunk_folder):
     features = load_trunk(trunk, trunk_folder(trunk))
-    x = torch.rand(1, 3, SMALLEST, SMALLEST)
-    activations = features.activations(x, trunk.taps)
+    activations = list(features.activations(torch.rand(1, 3, trunk.smallest, trunk.smallest), trunk.taps))
+    with pytest.raises(RuntimeError):  # one pixel less leaves nothing to pool
+        list(features.activations(torch.rand(1, 3, trunk.smallest - 1, trunk.smallest - 1), trunk.taps))
     assert [a.shape[1] for a in activations] == list(trunk.channels)
     assert all((a >= 0).all() and (a == 0).any() for a in activations)  # after a ReLU
 
@@ -26,7 +27,7 @@ def test_weights_of_the_features_alone_load_with_and_without_their_prefix(tmp_pa
     outputs = []
     for k, state in enumerate((whole, alone, bare)):
         torch.save(state, tmp_path / f"{k}.pth")
-        outputs.append(load_trunk(SQUEEZE, tmp_path / f"{k}.pth").activations(pair[0], SQUEEZE.taps)[-1])
+        outputs.append(list(load_trunk(SQUEEZE, tmp_path / f"{k}.pth").activations(pair[0], SQUEEZE.taps))[-1])
     assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
 
 

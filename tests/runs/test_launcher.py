@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
-from resdiff.runs.launcher import count_done, local_device, share_cores, wait_for_others
+from resdiff.runs.launcher import RunAborted, count_done, local_device, run_script, share_cores, wait_for_others
 
 
 def test_a_launcher_gives_each_process_its_device_and_cores(monkeypatch):
@@ -49,3 +50,30 @@ def test_a_bad_file_of_one_process_does_not_end_the_other(tmp_path):
         "shard 2/2: 4 written, 0 failed, 0 skipped",
     }
     assert len([name for name in os.listdir(tmp_path / "out") if name.endswith(".png")]) == 7
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("a\nb"), 2, "error: a b"),
+        (OSError("disk"), 2, "error: disk"),
+        (RunAborted("stopped"), 1, "error: stopped"),
+        (KeyboardInterrupt(), 1, "error: interrupted; do this"),
+    ],
+)
+def test_what_ends_a_script_is_one_line_of_the_main_process(error, code, line, capsys, monkeypatch) -> None:
+    def main() -> None:
+        raise error
+
+    assert run_script(main, "interrupted; do this") == code
+    assert capsys.readouterr().err.splitlines() == [line]
+    monkeypatch.setenv("RANK", "1")
+    assert run_script(main, "interrupted; do this") == code and not capsys.readouterr().err
+    monkeypatch.setenv("RESDIFF_DEBUG", "1")
+    with pytest.raises(type(error)):
+        run_script(main)
+
+
+def test_a_mistake_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_script(lambda: 1 / 0)

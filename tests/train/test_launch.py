@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from resdiff.train import launch
-from resdiff.train.launch import choose_precision, choose_workers, run_script, set_threads, start
-from resdiff.train.loop import RunAborted
+from resdiff.train.launch import choose_precision, choose_workers, set_threads, start
 from resdiff.train.settings import TrainingArguments
 
 CPU = torch.device("cpu")
@@ -111,34 +110,3 @@ def test_a_run_says_how_it_works(caplog, tmp_path) -> None:
         accelerator = start(args)
     assert "1 process(es) on cpu, 1 CPU threads each, mixed precision no" in caplog.text
     assert accelerator.mixed_precision == "no" and not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "line"),
-    [
-        (ValueError("a\nb"), 2, "error: a b"),
-        (OSError("disk"), 2, "error: disk"),
-        (RunAborted("stopped"), 1, "error: stopped"),
-        (
-            KeyboardInterrupt(),
-            1,
-            "error: interrupted; --resume_from_checkpoint latest goes on from the last checkpoint",
-        ),
-    ],
-)
-def test_what_ends_a_script_is_one_line_of_the_main_process(error, code, line, capsys, monkeypatch) -> None:
-    def main() -> None:
-        raise error
-
-    assert run_script(main) == code
-    assert capsys.readouterr().err.splitlines() == [line]
-    monkeypatch.setenv("RANK", "1")
-    assert run_script(main) == code and not capsys.readouterr().err
-    monkeypatch.setenv("RESDIFF_DEBUG", "1")
-    with pytest.raises(type(error)):
-        run_script(main)
-
-
-def test_a_mistake_of_ours_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError):
-        run_script(lambda: 1 / 0)

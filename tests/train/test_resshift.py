@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from resdiff.models.vq import VQAutoencoder
 from resdiff.pipelines import SRPipeline
-from resdiff.train.loop import RunAborted
+from resdiff.runs.launcher import RunAborted
 from resdiff.train.resshift import parse_args
 
 ROOT = Path(__file__).parents[2]
@@ -253,7 +253,7 @@ def test_pairs_that_do_not_fit(refused, photos, partners, tmp_path) -> None:
         (["--max_train_steps", "1"], {"timestep_weights": [1, 2]}, "--timestep_weights has 2 values for 4 timesteps"),
         (["--max_train_steps", "1", "--ema_decay", "1"], {}, "--ema_decay 1.0 must lie in [0, 1)"),
         (["--max_train_steps", "1", "--validation_dir", "missing"], {}, "missing is not a folder"),
-        (["--max_train_steps", "1", "--lpips_weight", "1", "--lpips_weights", "x.pth"], {}, "LPIPS needs the VGG-16"),
+        (["--max_train_steps", "1", "--lpips_weight", "1", "--lpips_weights", "x.pth"], {}, "vgg16-397923af.pth"),
         (["--max_train_steps", "1", "--pretrained_model_name_or_path", "missing"], {}, "missing"),
         (["--max_train_steps", "1", "--resume_from_checkpoint", "checkpoint-9"], {}, "checkpoint-9 is no checkpoint"),
     ],

@@ -164,7 +164,7 @@ def test_a_nan_of_lpips_leaves_the_mse_alone(fake_lpips, monkeypatch) -> None:
 
 
 def test_lpips_without_its_weights_is_said_before_anything_else(tmp_path) -> None:
-    with pytest.raises(ValueError, match="LPIPS needs the VGG-16"):
+    with pytest.raises(ValueError, match=r"vgg16-397923af\.pth .* is missing"):
         loss_of(pixel_pipeline(), lpips_weight=1.0, lpips_weights=tmp_path / "missing.pth")
 
 

@@ -97,7 +97,7 @@ function showSortValues() {
   const info = data.figures[figure];
   for (const row of rows) {
     const value = info ? sortValue(row) : null;
-    const text = value === null ? "n/a" : Math.abs(value) > 1e300 ? "∞" : value.toFixed(info?.digits).replace("-", "\u2212");
+    const text = value === null ? "n/a" : value.toFixed(info?.digits).replace("-", "\u2212");
     const what = info && `${info.label} of ${model}${state.minus ? ` \u2212 ${state.minus}` : ""}`;
     row.querySelector(".sorted").textContent = info ? `${what}: ${text}` : "";
   }
@@ -170,11 +170,16 @@ grid.addEventListener("input", (event) => { state.at = event.target.value; moveD
 grid.addEventListener("change", writeAddress); // once, when the divider is let go: browsers limit the rate
 addEventListener("hashchange", () => { if (readAddress()) apply(); });
 
+const MARGIN = 600; // px beyond the screen
 const observer = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
     if (isIntersecting) { near.add(target); fill(target); } else near.delete(target);
   }
-}, { rootMargin: "600px" });
-rows.forEach((row) => observer.observe(row));
+}, { rootMargin: `${MARGIN}px` });
 readAddress();
 apply();
+for (const row of rows) {
+  observer.observe(row);
+  if (!row.hidden && row.getBoundingClientRect().top < innerHeight + MARGIN) near.add(row); // the observer tells a frame later
+}
+near.forEach(fill);

@@ -6,39 +6,42 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from resdiff.eval.harness.cells import ARROWS, NONE, WORDS, costs, gaps, of_images, tables, value_range
+from resdiff.eval.harness.document import Document, FigureColumn
 from resdiff.eval.harness.page import tradeoffs
-from resdiff.eval.harness.page.cells import magnitude, of_images, table
-from resdiff.eval.harness.page.document import Document, Figure
 from resdiff.eval.harness.page.gallery import HR, LR, Gallery
 from resdiff.eval.harness.page.plots import shape
 
-ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
-WORDS = {"higher": "higher is better", "lower": "lower is better", "none": "neither high nor low is better by itself"}
 DISTORTION_DEFAULTS = ("psnr_y", "psnr_rgb", "lpips")
 PERCEPTION_DEFAULTS = ("niqe", "clip_iqa")
 
 
 def render(document: Document, gallery: Gallery) -> str:
-    """Return the page. Every text of the run is escaped; infinities do not reach the JSON in it."""
+    """Return the page. Every text of the run is escaped."""
     page = files(__package__)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["magnitude"] = magnitude
     template = environment.from_string(page.joinpath("page.html.j2").read_text(encoding="utf-8"))
     distortion, perception = (tradeoffs.shown(document, distortion=kind) for kind in (True, False))
     measured = tradeoffs.measured(document)
     state = _first_state(document, distortion, perception, measured)
+    all_tables = tables(document)
+    missing = gaps(all_tables, document.figures)
+    by_image = of_images(document)
     sides = [LR, *(m.name for m in document.models), *([HR] if any(s.has_hr for s in document.sets) else [])]
     return template.render(
         run=document,
         gallery=gallery,
-        tables=[table(document, test_set) for test_set in document.sets],
-        profiles=list(document.profile.values()),
+        tables=all_tables,
+        gaps=missing,
+        gap_numbers={reason: i for i, reason in enumerate(missing, 1)},
+        absent=NONE,
+        costs=costs,
         distortion=distortion,
         perception=perception,
         measured=measured,
         planes=tradeoffs.perception_distortion(document),
-        costs=tradeoffs.quality_cost(document),
-        by_image=of_images(document),
+        over_cost=tradeoffs.quality_cost(document),
+        by_image=by_image,
         state=state,
         sides=sides,
         data={
@@ -46,11 +49,12 @@ def render(document: Document, gallery: Gallery) -> str:
             "sets": [s.name for s in document.sets],
             "models": [m.name for m in document.models],
             "sides": sides,
-            "figures": {f.name: {"label": f.label, "digits": f.digits} for f in of_images(document)},
+            "figures": {f.name: {"label": f.label, "digits": f.digits} for f in by_image},
             "values": [row.values for row in gallery.rows],
         },
         arrows=ARROWS,
         words=WORDS,
+        value_range=value_range,
         shape=shape,
         css=Markup(page.joinpath("page.css").read_text(encoding="utf-8")),
         js=Markup(page.joinpath("page.js").read_text(encoding="utf-8")),
@@ -58,7 +62,10 @@ def render(document: Document, gallery: Gallery) -> str:
 
 
 def _first_state(
-    document: Document, distortion: Sequence[Figure], perception: Sequence[Figure], measured: Sequence[Figure]
+    document: Document,
+    distortion: Sequence[FigureColumn],
+    perception: Sequence[FigureColumn],
+    measured: Sequence[FigureColumn],
 ) -> dict[str, str]:
     """Return what the page shows when its address says nothing: the first model beside the last."""
     names = [m.name for m in document.models]

@@ -1,13 +1,12 @@
 """The two trade-offs of restoration, drawn for every set: distortion against perception, and cost against quality."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from resdiff.eval.harness.page.cells import mean_of, why_missing
-from resdiff.eval.harness.page.document import Document, Figure, Mean, TestSet
-from resdiff.eval.harness.page.kinds import is_distortion
+from resdiff.eval.harness.cells import mean_of, why_missing
+from resdiff.eval.harness.document import Document, FigureColumn, Mean, SetEntry
 from resdiff.eval.harness.page.plots import Axis, Point, scatter
 
 SECONDS = "seconds per megapixel"
@@ -15,24 +14,38 @@ SECONDS = "seconds per megapixel"
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """One drawing, or one line that says why there is none."""
+    """One drawing, or the reason why there is none."""
 
     set: str
     x: str  # name of the figure, or "seconds"
     y: str
-    drawing: Markup | str
+    drawing: Markup | None
+    reason: str  # "" with a drawing
     notes: list[str]  # models that are not in it, and why
 
 
-def shown(document: Document, distortion: bool) -> list[Figure]:
-    """Return the figures of one kind that have a number somewhere, and a better direction first."""
-    figures = [f for f in document.figures if is_distortion(f.name) == distortion and _has_numbers(document, f)]
-    return sorted(figures, key=lambda f: f.better == "none")
+def is_distortion(figure: FigureColumn) -> bool:
+    """Say whether a figure is a distance to HR or LR, image by image; the others judge perception.
+
+    Figures that are neither better high nor low only use HR to find where to look, and those of a set compare
+    distributions.
+    """
+    return (figure.needs_hr or figure.needs_lr) and figure.better != "none" and not figure.of_set
 
 
-def measured(document: Document) -> list[Figure]:
+def measured(document: Document) -> list[FigureColumn]:
     """Return the figures that have a number somewhere."""
-    return [f for f in document.figures if _has_numbers(document, f)]
+    return [
+        figure
+        for figure in document.figures
+        if any(result.figures[figure.name].mean is not None for result in document.results)
+    ]
+
+
+def shown(document: Document, distortion: bool) -> list[FigureColumn]:
+    """Return the figures of one kind that have a number somewhere, those with a better direction first."""
+    figures = [figure for figure in measured(document) if is_distortion(figure) == distortion]
+    return sorted(figures, key=lambda figure: figure.better == "none")
 
 
 def perception_distortion(document: Document) -> list[Plot]:
@@ -50,74 +63,67 @@ def quality_cost(document: Document) -> list[Plot]:
     return [_cost_plot(document, test_set, y) for test_set in document.sets for y in measured(document)]
 
 
-def seconds_per_megapixel(document: Document, test_set: str, model: str) -> float | None:
-    """Return what a model takes: the profile's median, else the mean of the run; None for pictures that were found."""
-    profile = document.profile.get((test_set, model))
-    if profile is not None and profile.seconds_per_megapixel is not None:
-        return profile.seconds_per_megapixel
-    result = document.results.get((test_set, model))
-    return result.seconds_per_megapixel if result else None
+def chosen(figures: Sequence[FigureColumn], *wanted: str) -> str:
+    """Return the first of `wanted` that is among the figures, else the first figure."""
+    names = [figure.name for figure in figures]
+    return next((name for name in wanted if name in names), names[0] if names else "")
 
 
-def _has_numbers(document: Document, figure: Figure) -> bool:
-    return any(mean_of(document, s.name, m.name, figure.name) for s in document.sets for m in document.models)
+def seconds_per_megapixel(document: Document, test_set: SetEntry, model: str) -> float | None:
+    """Return what a model takes: by the profile, else in the run; None for pictures that were found."""
+    for entry in document.profile:
+        if (entry.set, entry.model) == (test_set.name, model):
+            return entry.seconds_per_megapixel
+    return document.result_of[test_set.name, model].seconds_per_megapixel
 
 
-def _figures_plot(document: Document, test_set: TestSet, x: Figure, y: Figure) -> Plot:
-    points, notes = [], []
+def _figures_plot(document: Document, test_set: SetEntry, x: FigureColumn, y: FigureColumn) -> Plot:
+    points, absent = [], {}
     for style, model in enumerate(document.models):
-        mean_x, mean_y = (_finite(mean_of(document, test_set.name, model.name, f.name)) for f in (x, y))
-        if mean_x and mean_y:
-            points.append(_point(model.name, style, mean_x.mean, mean_y, _interval(mean_x)))
+        on_x, on_y = (mean_of(document, test_set, model.name, figure) for figure in (x, y))
+        if on_x.mean is None or on_y.mean is None:
+            absent[model.name] = _no_number(document, x if on_x.mean is None else y, test_set, model.name)
         else:
-            notes.append(f"{model.name}: no finite {x.label if not mean_x else y.label}")
-    if points:
-        drawing: Markup | str = scatter(points, _axis(x), _axis(y), f"{y.label} over {x.label} on {test_set.name}")
-    else:
-        absent = [
-            f for f in (x, y) if not any(mean_of(document, test_set.name, m.name, f.name) for m in document.models)
-        ]
-        drawing, notes = "; ".join(f"No {f.label}: {why_missing(f, test_set)}" for f in absent or (x,)) + ".", []
-    return Plot(set=test_set.name, x=x.name, y=y.name, drawing=drawing, notes=notes)
+            intervals = {"x_interval": _interval(on_x), "y_interval": _interval(on_y)}
+            points.append(Point(label=model.name, style=style, x=on_x.mean, y=on_y.mean, **intervals))
+    return _plot(test_set, x.name, y, points, _axis(x), absent)
 
 
-def _cost_plot(document: Document, test_set: TestSet, y: Figure) -> Plot:
-    points, notes = [], []
+def _cost_plot(document: Document, test_set: SetEntry, y: FigureColumn) -> Plot:
+    points, absent = [], {}
     for style, model in enumerate(document.models):
-        mean = _finite(mean_of(document, test_set.name, model.name, y.name))
-        seconds = seconds_per_megapixel(document, test_set.name, model.name)
-        if mean and seconds:
-            points.append(_point(model.name, style, seconds, mean, None))
-        elif mean:
-            notes.append(f"{model.name}: not timed")
-    axis = Axis(label=SECONDS, better="lower", log=True)
-    if points:
-        drawing: Markup | str = scatter(points, axis, _axis(y), f"{y.label} over {SECONDS} on {test_set.name}")
-    else:
-        reason = "no model was timed here" if notes else why_missing(y, test_set)
-        drawing, notes = f"No {y.label} over time: {reason}.", []
-    return Plot(set=test_set.name, x="seconds", y=y.name, drawing=drawing, notes=notes)
+        mean = mean_of(document, test_set, model.name, y)
+        seconds = seconds_per_megapixel(document, test_set, model.name)
+        if mean.mean is None:
+            absent[model.name] = _no_number(document, y, test_set, model.name)
+        elif seconds is None:
+            absent[model.name] = "not timed"
+        else:
+            points.append(Point(label=model.name, style=style, x=seconds, y=mean.mean, y_interval=_interval(mean)))
+    return _plot(test_set, "seconds", y, points, Axis(label=SECONDS, better="lower", log=True), absent)
 
 
-def _axis(figure: Figure) -> Axis:
+def _plot(
+    test_set: SetEntry, x: str, y: FigureColumn, points: Sequence[Point], x_axis: Axis, absent: Mapping[str, str]
+) -> Plot:
+    """Return the drawing with a note for each model that is not in it, or why none is."""
+    if not points:
+        reason = "; ".join(dict.fromkeys(absent.values()))
+        return Plot(
+            set=test_set.name, x=x, y=y.name, drawing=None, reason=f"{reason[:1].upper()}{reason[1:]}.", notes=[]
+        )
+    drawing = scatter(points, x_axis, _axis(y), f"{y.label} over {x_axis.label} on {test_set.name}")
+    notes = [f"{model}: {reason}" for model, reason in absent.items()]
+    return Plot(set=test_set.name, x=x, y=y.name, drawing=drawing, reason="", notes=notes)
+
+
+def _no_number(document: Document, figure: FigureColumn, test_set: SetEntry, model: str) -> str:
+    return f"no {figure.label} ({why_missing(document, figure, test_set, model)})"
+
+
+def _axis(figure: FigureColumn) -> Axis:
     return Axis(label=f"{figure.label}, {figure.unit}" if figure.unit else figure.label, better=figure.better)
-
-
-def _point(label: str, style: int, x: float | None, y: Mean, x_interval: tuple[float, float] | None) -> Point:
-    return Point(label=label, style=style, x=x or 0.0, y=y.mean or 0.0, x_interval=x_interval, y_interval=_interval(y))
 
 
 def _interval(mean: Mean) -> tuple[float, float] | None:
     return None if mean.low is None or mean.high is None else (mean.low, mean.high)
-
-
-def _finite(mean: Mean | None) -> Mean | None:
-    """Return a mean that can be drawn: the PSNR of equal images is infinite."""
-    values: Iterable[float | None] = (mean.mean, mean.low, mean.high) if mean else (float("inf"),)
-    return None if any(v is not None and abs(v) == float("inf") for v in values) else mean
-
-
-def chosen(figures: Sequence[Figure], *wanted: str) -> str:
-    """Return the first of `wanted` that is among the figures, else the first figure."""
-    names = [f.name for f in figures]
-    return next((name for name in wanted if name in names), names[0] if names else "")
