@@ -6,7 +6,6 @@ the recipe only. `option` gives a field its default and its line of `--help`. Th
 """
 
 import argparse
-import difflib
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, field, fields
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
+
+from resdiff.names import remedy
 
 Settings = TypeVar("Settings")
 
@@ -180,8 +181,7 @@ def read_recipe(path: Path, hints: dict[str, Any], given: set[str]) -> dict[str,
         raise ValueError(f"--recipe {path} must hold a mapping of settings")
     for key in content:
         if key not in hints:
-            close = difflib.get_close_matches(str(key), hints, n=1)
-            raise ValueError(f"--recipe {path}: unknown key {key!r}" + (f"; did you mean {close[0]}?" if close else ""))
+            raise ValueError(f"--recipe {path}: unknown key {key!r}; {remedy(str(key), hints)}")
     return {key: convert(key, value, hints[key]) for key, value in content.items() if key not in given}
 
 

@@ -131,7 +131,7 @@ def test_settings_written_as_yaml_read_back_the_same(read, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "flags", "message"),
     [
-        ("stepz: 1", [], "unknown key 'stepz'; did you mean steps?"),
+        ("stepz: 1", [], "unknown key 'stepz'; did you mean 'steps'?"),
         ("zzzzzz: 1", [], "unknown key 'zzzzzz'"),
         ("1: 1", [], "unknown key 1"),
         ("steps: many", [], "steps is 'many'; it must be a whole number"),

@@ -14,8 +14,7 @@ other degradation is a mapping whose `_class_name` is the class and whose other 
 
 import dataclasses
 import typing
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 
 import yaml
 
@@ -34,6 +33,7 @@ from resdiff.data.degradation.realesrgan_presets import (
     SEESR_YAML,
     STABLESR,
 )
+from resdiff.names import remedy
 
 PRESETS: dict[str, Degradation] = {
     "realesrgan": REALESRGAN,
@@ -64,7 +64,7 @@ def preset(name: str) -> Degradation:
         ValueError: no such name; the message says the nearest one, or all.
     """
     if name not in PRESETS:
-        raise ValueError(f"degradation {name!r} is unknown, {_choose(name, PRESETS)}")
+        raise ValueError(f"degradation {name!r} is unknown, {remedy(name, PRESETS)}")
     return PRESETS[name]
 
 
@@ -96,7 +96,7 @@ def from_yaml(source: str | Mapping[str, object]) -> Degradation:
         raise ValueError(f"degradation has no _class_name, add one of {', '.join(CLASSES)}")
     name = content["_class_name"]
     if not isinstance(name, str) or name not in CLASSES:
-        raise ValueError(f"_class_name is {name!r}, {_choose(name, CLASSES)}")
+        raise ValueError(f"_class_name is {name!r}, {remedy(str(name), CLASSES)}")
     return _build(CLASSES[name], {key: value for key, value in content.items() if key != "_class_name"}, name)
 
 
@@ -106,7 +106,7 @@ def _build(cls: type, fields: Mapping[str, object], where: str):
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for key in fields:
         if key not in known:
-            raise ValueError(f"{where} has no field {key!r}, {_choose(key, known)}")
+            raise ValueError(f"{where} has no field {key!r}, {remedy(str(key), known)}")
     for name, field in known.items():
         if name not in fields and field.default is field.default_factory is dataclasses.MISSING:
             raise ValueError(f"{where}.{name} is missing, give a value of type {_named(hints[name])}")
@@ -136,13 +136,6 @@ def _named(hint: typing.Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(repr(a) for a in typing.get_args(hint))
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-
-
-def _choose(name: object, known: Iterable[str]) -> str:
-    """Return the remedy for an unknown name: the nearest known one in any case of letters, or all of them."""
-    lower = {k.lower(): k for k in known}
-    near = get_close_matches(str(name).lower(), lower, n=1)
-    return f"did you mean {lower[near[0]]!r}?" if near else f"choose one of {', '.join(known)}"
 
 
 class _Dumper(yaml.SafeDumper):
