@@ -75,10 +75,11 @@ def markdown(document: Document) -> str:
 
 
 def summary(document: Document) -> str:
-    """Return the main table of each set alone, for the terminal; why figures are missing follows once."""
+    """Return the main table of each set and the profile, for the terminal; why figures are missing follows once."""
     all_tables = tables(document)
     missing = gaps(all_tables, document.figures)
     parts = [f"## {_plain(t.set.name)}\n\n{_main_table(t, document.figures, list(missing))}" for t in all_tables]
+    parts += [_profile(document)] if document.profile else []
     return "\n\n".join([*parts, *_gaps(missing)])
 
 
