@@ -73,7 +73,7 @@ def refused(train, tmp_path, capsys):
         before = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} | {Path("tiny.yaml")}
         with pytest.raises((ValueError, SystemExit)) as caught:
             train(*flags, **recipe)
-        said = str(caught.value) if caught.type is ValueError else capsys.readouterr().err.strip()
+        said = str(caught.value) if issubclass(caught.type, ValueError) else capsys.readouterr().err.strip()
         assert "\n" not in said
         assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} <= before
         return said
@@ -236,7 +236,7 @@ def test_pairs_that_do_not_fit(refused, photos, partners, tmp_path) -> None:
     ("flags", "recipe", "message"),
     [
         ([], {}, "give --max_train_steps, --max_train_minutes or --num_train_epochs"),
-        (["--max_train_steps", "1"], {"learning_rat": 1}, "unknown key 'learning_rat'; did you mean learning_rate?"),
+        (["--max_train_steps", "1"], {"learning_rat": 1}, "unknown key 'learning_rat'; did you mean 'learning_rate'?"),
         (
             ["--max_train_steps", "1", "--pair_pool", "6"],
             {},
