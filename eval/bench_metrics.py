@@ -35,14 +35,13 @@ from torch import Tensor, nn
 
 from resdiff.metrics.clip_iqa import clip_iqa, load_clip_iqa
 from resdiff.metrics.dists import load_dists
-from resdiff.metrics.lpips import Net, load_lpips
+from resdiff.metrics.lpips import TRUNKS, Net, lins_file, load_lpips
 from resdiff.metrics.psnr import psnr
 from resdiff.metrics.ssim import ssim
-from resdiff.metrics.trunks import ALEX, SQUEEZE, VGG, Trunk
+from resdiff.metrics.trunks import VGG, Trunk
 
 LIMIT = 1e-5  # of the difference of values
 STEADY = 0.05  # seconds that a measurement lasts at least, by repeating short calls
-TRUNKS: dict[Net, Trunk] = {"alex": ALEX, "vgg": VGG, "squeeze": SQUEEZE}
 SKIPPED = {
     "clip_iqa_pair, clip_iqa_plus": "the trunk is that of clip_iqa, and pyiqa has no weights for them but by download",
     "niqe": "pyiqa downloads its parameters when it is built",
@@ -177,12 +176,6 @@ def pyiqa_lpips(net: Net, file: Path, images: tuple[Tensor, Tensor]) -> Call:
         options = {"net": net, "pretrained": False}
         call = pyiqa_metric("lpips", images, options | {"pretrained_model_path": str(lins_file(net))})
     return call
-
-
-def lins_file(net: Net) -> Path:
-    """Return the file of the package lpips with the linear layers of version 0.1."""
-    spec = importlib.util.find_spec("lpips")
-    return Path(spec.origin if spec and spec.origin else "").parent / "weights" / "v0.1" / f"{net}.pth"
 
 
 def pyiqa_dists(file: Path, images: tuple[Tensor, Tensor]) -> Call:

@@ -30,7 +30,7 @@ from resdiff.eval.harness.degrading import check_degradation, make_lr
 from resdiff.eval.harness.images import image_size, read_image
 from resdiff.eval.harness.testsets import find_images, some
 from resdiff.files.digest import sha256
-from resdiff.files.formats import printable
+from resdiff.files.formats import is_image_name, printable
 from resdiff.pictures import Picture, save_picture
 from resdiff.runs.errors import describe
 from resdiff.runs.json_files import read_json, write_json
@@ -157,9 +157,9 @@ def check(path: Path, hr_dir: Path | None = None) -> Iterator[str]:
         if problems:
             yield f"{entry['name']}: {', '.join(problems)}"
     listed = {entry["name"] for entry in manifest["images"]}
-    for folder in folders.values():
-        for name in (find_images(folder) if folder.is_dir() else {}).keys() - listed:
-            yield f"{name}: is in {printable(folder)} and not in the manifest"
+    for path in sorted(path for folder in folders.values() for path in folder.glob("*") if is_image_name(path)):
+        if path.stem not in listed:
+            yield f"{path.stem}: {printable(path)} is not in the manifest"
 
 
 def _problems(

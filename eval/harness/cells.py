@@ -73,6 +73,7 @@ def number(value: float | None, digits: int, signed: bool = False) -> str:
     """Return a number with `digits` behind the point and a true minus sign; n/a for None."""
     if value is None:
         return NONE
+    value = value if round(value, digits) else 0.0  # no minus before zeros
     return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 

@@ -22,7 +22,7 @@ from resdiff.metrics.trunks import ALEX, SQUEEZE, VGG, Features, Trunk, load_tru
 
 Net = Literal["alex", "vgg", "squeeze"]
 Version = Literal["0.1", "0.0"]
-TRUNKS = {"alex": ALEX, "vgg": VGG, "squeeze": SQUEEZE}
+TRUNKS: dict[Net, Trunk] = {"alex": ALEX, "vgg": VGG, "squeeze": SQUEEZE}
 VERSIONS = ("0.1", "0.0")
 SHIFT = (-0.030, -0.088, -0.188)  # of images in [-1, 1]
 SCALE = (0.458, 0.448, 0.450)
@@ -106,17 +106,17 @@ def load_lpips(net: Net = "alex", trunk: str | Path | None = None, version: Vers
     if version not in VERSIONS:
         raise ValueError(f"version is {version!r}; choose one of {', '.join(VERSIONS)}")
     features = load_trunk(TRUNKS[net], trunk)
-    state = read_state_dict(_package_folder() / "weights" / f"v{version}" / f"{net}.pth")
+    state = read_state_dict(lins_file(net, version))
     lins = [state[f"lin{k}.model.1.weight"] for k in range(len(TRUNKS[net].taps))]
     return LPIPS(features, TRUNKS[net], lins, scaled=version == "0.1").eval()
 
 
-def _package_folder() -> Path:
-    """Return where the package `lpips` lies, without importing it and all that it imports."""
+def lins_file(net: Net, version: Version = "0.1") -> Path:
+    """Return the file of the package `lpips` with the linear weights of a net, without importing the package."""
     spec = find_spec("lpips")
     if spec is None or spec.origin is None:
         raise ValueError("the package lpips has LPIPS' linear weights and is not installed; pip install lpips")
-    return Path(spec.origin).parent
+    return Path(spec.origin).parent / "weights" / f"v{version}" / f"{net}.pth"
 
 
 def _weighted_difference(x: Tensor, lin: Tensor) -> Tensor:

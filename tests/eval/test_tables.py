@@ -274,3 +274,7 @@ def test_a_name_that_is_not_utf8_does_not_end_the_run(tmp_path):
     odd = replace(DOCUMENT.images[0], name=b"\xff1".decode("utf-8", "surrogateescape"))
     write_tables(replace(DOCUMENT, images=[odd, *DOCUMENT.images[1:]]), tmp_path)
     assert b"s1,\xff1,bicubic" in (tmp_path / "images.csv").read_bytes()
+
+
+def test_a_number_that_reads_as_zero_has_no_minus() -> None:
+    assert number(-0.000001, 5) == number(-0.0, 5) == "0.00000" and number(-0.00002, 5) == "\N{MINUS SIGN}0.00002"
