@@ -114,6 +114,12 @@ def load_strictly(
     )
 
 
+def with_counters(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `state` with the counters of batch normalisation that it lacks: only training reads them."""
+    counters = (name for name in model.state_dict() if name.endswith("num_batches_tracked"))
+    return {name: torch.zeros((), dtype=torch.long) for name in counters} | dict(state)
+
+
 def check_fit(
     model: nn.Module, state: Mapping[str, Tensor], ignorable: Sequence[str] = (), source: str | Path = "the checkpoint"
 ) -> None:

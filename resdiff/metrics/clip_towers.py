@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resdiff.checkpoints.io import CheckpointError, load_strictly
+from resdiff.checkpoints.io import CheckpointError, load_strictly, with_counters
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 HEAD_WIDTH = 64  # channels per attention head in all of OpenAI's models
 REDUCTION = 32  # of the ResNets: px of the picture per position of the feature map
 IGNORED = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's archives hold beside the weights
-COUNTER = "num_batches_tracked"  # of batch norms; only training reads it, so a file may lack it
 FOREIGN = "is no CLIP with OpenAI's names: {} is missing; use a file published by OpenAI or saved by open_clip"
 
 
@@ -83,8 +82,7 @@ def build_clip(
     with torch.device("meta"):  # no storage and no random numbers: everything comes from the state dict
         clip = CLIP(dimensions[1], vision, text, quick_gelu=True)
     clip.attn_mask = torch.full((clip.context_length, clip.context_length), float("-inf")).triu_(1)
-    counters = {name: torch.tensor(0) for name in clip.state_dict() if name.endswith(COUNTER)}
-    load_strictly(clip, counters | dict(state), ignorable=IGNORED, source=source)
+    load_strictly(clip, with_counters(clip, state), ignorable=IGNORED, source=source)
     return clip.eval().requires_grad_(False)
 
 

@@ -19,7 +19,6 @@ from resdiff.devices import exact_inference
 from resdiff.metrics.rgb import check_rgb_pair
 from resdiff.metrics.trunks import VGG, Features, load_trunk
 
-CHANNELS = (3, *VGG.channels)  # of the image itself and of each tap, 1475 in all
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's RGB values in [0, 1]
 STD = (0.229, 0.224, 0.225)
 C1 = C2 = 1e-6

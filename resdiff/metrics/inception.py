@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import inception
 
-from resdiff.checkpoints.io import load_strictly, read_state_dict
+from resdiff.checkpoints.io import load_strictly, read_state_dict, with_counters
 from resdiff.devices import exact_inference
 from resdiff.metrics.rgb import check_rgb
 from resdiff.metrics.weights import MetricWeights, find_weights
@@ -130,11 +130,5 @@ def load_inception(weights: str | Path | None = None) -> FIDInception:
     file = find_weights(WEIGHTS, weights)
     with torch.device("meta"):
         network = FIDInception()
-    # Older files lack the counters of batch normalisation, which inference does not use.
-    counters = {
-        name: torch.zeros((), dtype=torch.long)
-        for name in network.net.state_dict()
-        if name.endswith("_batches_tracked")
-    }
-    load_strictly(network.net, counters | read_state_dict(file), ignorable=("fc.*",), source=file)
+    load_strictly(network.net, with_counters(network.net, read_state_dict(file)), ignorable=("fc.*",), source=file)
     return network.eval().requires_grad_(False)

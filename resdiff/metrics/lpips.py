@@ -9,7 +9,7 @@ one batch, and images are in [0, 1]. Papers mean AlexNet v0.1 when they report L
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,6 @@ from resdiff.metrics.trunks import ALEX, SQUEEZE, VGG, Features, Trunk, load_tru
 Net = Literal["alex", "vgg", "squeeze"]
 Version = Literal["0.1", "0.0"]
 TRUNKS: dict[Net, Trunk] = {"alex": ALEX, "vgg": VGG, "squeeze": SQUEEZE}
-VERSIONS = ("0.1", "0.0")
 SHIFT = (-0.030, -0.088, -0.188)  # of images in [-1, 1]
 SCALE = (0.458, 0.448, 0.450)
 EPS = 1e-10  # added to the norm over channels
@@ -103,8 +102,8 @@ def load_lpips(net: Net = "alex", trunk: str | Path | None = None, version: Vers
     """
     if net not in TRUNKS:
         raise ValueError(f"net is {net!r}; choose one of {', '.join(TRUNKS)}")
-    if version not in VERSIONS:
-        raise ValueError(f"version is {version!r}; choose one of {', '.join(VERSIONS)}")
+    if version not in get_args(Version):
+        raise ValueError(f"version is {version!r}; choose one of {', '.join(get_args(Version))}")
     features = load_trunk(TRUNKS[net], trunk)
     state = read_state_dict(lins_file(net, version))
     lins = [state[f"lin{k}.model.1.weight"] for k in range(len(TRUNKS[net].taps))]

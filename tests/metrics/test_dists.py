@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resdiff.metrics.dists import CHANNELS, DISTS, L2Pool, load_dists
+from resdiff.metrics.dists import DISTS, L2Pool, load_dists
 from resdiff.metrics.trunks import VGG
 from resdiff.metrics.weights import MissingWeights
 
@@ -55,7 +55,7 @@ def test_distance_is_the_papers_formula(dists, trunk_folder, pair):
 
 
 def test_shipped_weights_are_the_published_ones_and_sum_to_one(dists):
-    assert dists.alpha.shape == dists.beta.shape == (sum(CHANNELS),) == (1475,)
+    assert dists.alpha.shape == dists.beta.shape == (3 + sum(VGG.channels),) == (1475,)
     assert float(dists.alpha.sum()) == pytest.approx(0.8760, abs=5e-5)
     assert float(dists.beta.sum()) == pytest.approx(0.1240, abs=5e-5)
     assert float((dists.alpha + dists.beta).sum()) == pytest.approx(1, abs=1e-6)

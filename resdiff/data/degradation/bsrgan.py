@@ -23,8 +23,9 @@ from resdiff.data.degradation.filters import filter2d, usm_sharpen
 from resdiff.data.degradation.jpeg import jpeg
 from resdiff.data.degradation.kernels import gaussian_kernel
 from resdiff.data.degradation.noise import Fields, SeededFields
-from resdiff.data.degradation.ragged import Ragged, full_precision
+from resdiff.data.degradation.ragged import Ragged
 from resdiff.data.degradation.resample import Mode, resize
+from resdiff.devices import full_precision
 
 MODES: tuple[Mode, ...] = ("bilinear", "bicubic", "coverage")  # OpenCV's INTER_LINEAR, INTER_CUBIC, INTER_AREA
 NARROWEST = 1e-2  # blur sigma in pixels; anything narrower is a delta too, and 0 would divide by zero

@@ -31,8 +31,9 @@ from resdiff.data.degradation.filters import filter2d
 from resdiff.data.degradation.jpeg import jpeg
 from resdiff.data.degradation.kernels import gaussian_kernel
 from resdiff.data.degradation.noise import SeededFields, add_gaussian
-from resdiff.data.degradation.ragged import Ragged, full_precision
+from resdiff.data.degradation.ragged import Ragged
 from resdiff.data.degradation.resample import Mode, resize
+from resdiff.devices import full_precision
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resdiff.data.degradation.kernels import gaussian_kernel
-from resdiff.data.degradation.ragged import Ragged, full_precision
+from resdiff.data.degradation.ragged import Ragged
+from resdiff.devices import full_precision
 
 DIRECT = 2**26  # products per channel up to which a CPU convolves directly: 21 taps to 390 px, 51 taps to 160 px
 LANES = 16  # channels that the CPU's depthwise convolution computes at a time, whether they are there or not

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resdiff.data.degradation.ragged import Ragged, full_precision
+from resdiff.data.degradation.ragged import Ragged
+from resdiff.devices import full_precision
 
 BLOCK = 8
 UNIT = 16  # a 2x2 group of luminance blocks shares one chroma block of each kind

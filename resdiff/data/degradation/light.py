@@ -17,8 +17,9 @@ from resdiff.data.degradation.filters import filter2d
 from resdiff.data.degradation.jpeg import jpeg
 from resdiff.data.degradation.kernels import gaussian_kernel
 from resdiff.data.degradation.noise import SeededFields, add_gaussian
-from resdiff.data.degradation.ragged import Ragged, full_precision
+from resdiff.data.degradation.ragged import Ragged
 from resdiff.data.degradation.resample import resize
+from resdiff.devices import full_precision
 from resdiff.resize import bicubic
 
 KERNEL_SIZE = 7  # holds a Gaussian of sigma 1

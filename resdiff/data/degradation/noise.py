@@ -11,7 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from resdiff.data.degradation.ragged import Ragged, full_precision
+from resdiff.data.degradation.ragged import Ragged
+from resdiff.devices import full_precision
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601 grey, to the digits of the reference
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from resdiff.devices import full_precision as full_precision  # what the primitives compute in
-
 
 @dataclass(frozen=True, eq=False)
 class Ragged:

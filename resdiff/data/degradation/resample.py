@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resdiff.data.degradation.ragged import Ragged, full_precision
+from resdiff.data.degradation.ragged import Ragged
+from resdiff.devices import full_precision
 
 Mode = Literal["area", "bilinear", "bicubic", "coverage"]
 MODES: tuple[Mode, ...] = get_args(Mode)

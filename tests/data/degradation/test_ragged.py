@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from resdiff.data.degradation.ragged import Ragged, full_precision
+from resdiff.data.degradation.ragged import Ragged
+from resdiff.devices import full_precision
 
 SIZES = ((5, 7), (8, 3), (2, 6))
 
