@@ -4,17 +4,13 @@ A family is a subclass with one hook, `restore()`. Reading, seeds, padding, tili
 output types happen here, by calling pure functions; nothing here names a family.
 """
 
-import logging
-import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
@@ -22,19 +18,29 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from resdiff.color import ColorFix
-from resdiff.cuda_graphs import disable_cuda_graphs, enable_cuda_graphs, forget_recordings
-from resdiff.memory import give_back
-from resdiff.noise import Noise, SeededNoise, SequentialNoise, StackedNoise, seeds_from
+from resdiff.noise import Noise, seeds_from
 from resdiff.pipelines.callbacks import StepShower
-from resdiff.pipelines.finishing import ImageOutput, collected, finished, known_pixels_kept
-from resdiff.pipelines.inputs import Item, check_latents, read_photos_and_masks, same_size_batches, sequential_generator
+from resdiff.pipelines.components import ComponentsMixin
+from resdiff.pipelines.finishing import ImageOutput, collate, collected, cropped, finished, known_pixels_kept
+from resdiff.pipelines.guidance import UNGUIDED, Guidance, Prompt, check_guidance, embedded_guidance, one_per_result
+from resdiff.pipelines.inputs import (
+    Item,
+    check_choice,
+    check_counts,
+    check_latents,
+    check_scale,
+    check_steps,
+    read_photos_and_masks,
+    same_size_batches,
+    seeded_noise,
+    sequential_noise,
+    stacked,
+)
 from resdiff.pipelines.precision import Rescue
-from resdiff.pipelines.tiles import Halving, Restore, restored_bands, side_that_fits, turned
+from resdiff.pipelines.tiles import Halving, Restore, restored_bands, side_that_fits, turned, used_tile
 from resdiff.resize import pad_to_multiple
-from resdiff.sizes import LARGEST_SCALE, scaled_size
+from resdiff.sizes import scaled_size
 from resdiff.tiling import Box, Chop, Smooth, parse_chop
-
-logger = logging.getLogger(__name__)
 
 OutputType: TypeAlias = ImageOutput | Literal["latent"]
 ColorChoice: TypeAlias = Literal["auto"] | ColorFix
@@ -53,7 +59,7 @@ class SRPipelineOutput(BaseOutput):
     tile_sizes: list[int | None]
 
 
-class SRPipeline(DiffusionPipeline):
+class SRPipeline(ComponentsMixin, DiffusionPipeline):
     """Image super-resolution behind one call; `SRPipeline.from_pretrained()(lr).images[0]`.
 
     Subclasses set the class attributes and implement `restore`.
@@ -61,12 +67,12 @@ class SRPipeline(DiffusionPipeline):
 
     native_scale: int = 4
     padding_multiple: int = 1  # of the low-resolution sides
-    takes_prompt: ClassVar[bool] = False
     takes_mask: bool = False
     default_color_fix: ClassVar[ColorFix] = "none"
     max_steps: int | None = None  # None: any number
     _interrupt = False
     _num_timesteps = 0
+    _warned_of_prompt = False
     _fitting_tiles: dict[tuple[int, int], int]  # largest side for which memory sufficed, by (side asked for, batch)
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "pred_original_sample"]
 
@@ -95,13 +101,25 @@ class SRPipeline(DiffusionPipeline):
         return super().from_pretrained(str(model), **kwargs)
 
     def restore(
-        self, lq: Tensor, noise: Noise, *, mask: Tensor | None, num_inference_steps: int, on_step: OnStep
+        self,
+        lq: Tensor,
+        noise: Noise,
+        *,
+        mask: Tensor | None,
+        num_inference_steps: int,
+        on_step: OnStep,
+        guidance: Guidance = UNGUIDED,
     ) -> Tensor:
         """Run the family's chain on (B, 3, h, w) in [-1, 1], sides multiples of `padding_multiple`.
 
         mask: (B, 1, h, w), 1 where unknown. on_step(step, timestep, latents, predicted x_0) is called after each step
-        and returns the latents to go on with. Returns the final latents; `decode` makes an image of them.
+        and returns the latents to go on with. guidance: rows for the B images. Returns the final latents; `decode`
+        makes an image of them.
         """
+        raise NotImplementedError
+
+    def encode_prompt(self, text: str) -> Tensor:
+        """Embed one text that is not empty, (1, ...); exactly zero where no word of it is known."""
         raise NotImplementedError
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -124,9 +142,27 @@ class SRPipeline(DiffusionPipeline):
         return 3, *(side * self.native_scale for side in sides)  # type: ignore[return-value]
 
     @property
+    def takes_prompt(self) -> bool:
+        """Whether text steers the result, by `encode_prompt`."""
+        return False
+
+    @property
+    def takes_fidelity(self) -> bool:
+        """Whether there is a dial between the result that is right on average and the one with most detail."""
+        return False
+
+    @property
     def default_steps(self) -> int:
         """Steps taken when the caller does not say."""
         return 1
+
+    def steps_taken(self, num_inference_steps: int | None, fidelity: float | None) -> int:
+        """Return the steps of a call. Raises ValueError where the two do not go together."""
+        return self.default_steps if num_inference_steps is None else num_inference_steps
+
+    def default_guidance_scale(self, negative: bool) -> float:
+        """Return the scale when the caller does not say; with a `negative` prompt one at which it counts."""
+        return 2.0 if negative else 1.0
 
     @property
     def num_timesteps(self) -> int:
@@ -142,8 +178,11 @@ class SRPipeline(DiffusionPipeline):
     def __call__(
         self,
         lr: Any,
-        prompt: str | list[str] | None = None,
+        prompt: Prompt = None,
         *,
+        negative_prompt: Prompt = None,
+        guidance_scale: float | None = None,
+        fidelity: float | None = None,
         mask: Any = None,
         scale: float | None = None,
         num_inference_steps: int | None = None,
@@ -163,7 +202,13 @@ class SRPipeline(DiffusionPipeline):
         Args:
             lr: path, PIL image, uint8, uint16 or float array (HWC, NHWC), tensor (CHW, NCHW; floats in [0, 1]), or a
                 list of these, of any sizes from 1x1.
-            prompt: for families that take text; the others warn once.
+            prompt: one text for all images, or a list of one each, for models that take text; the others warn once. A
+                prompt none of whose words the model knows is as none, and warns once.
+            negative_prompt: what the result shall not be, as `prompt`.
+            guidance_scale: weight of the prompt against the negative one, or against none; 1 is the prompt alone, more
+                exaggerates. None is the model's own: 1, and 2 with a negative prompt. Other than 1 takes twice as long.
+            fidelity: 1 is the result that is right on average, in one step; 0 the one with most detail; between them
+                the images are blended. None leaves it to the number of steps. For models that have such a dial.
             mask: for inpainting models: grey image of lr's size, white where the content is unknown.
             scale: output over input size; None is the model's own. Sides become floor(side * scale + 0.5).
             num_inference_steps: None is the model's own.
@@ -189,12 +234,25 @@ class SRPipeline(DiffusionPipeline):
         # 1. Check inputs
         steps = self.default_steps if num_inference_steps is None else num_inference_steps
         scale = self.native_scale if scale is None else scale
-        self.check_inputs(prompt, mask, scale, steps, num_images_per_prompt, color_fix, output_type, tile_batch)
+        self.check_inputs(
+            prompt,
+            mask,
+            scale,
+            steps,
+            num_images_per_prompt,
+            color_fix,
+            output_type,
+            tile_batch,
+            negative_prompt=negative_prompt,
+            guidance_scale=guidance_scale,
+            fidelity=fidelity,
+        )
+        steps = self.steps_taken(steps, fidelity)
         tiling = self.as_tiling(tile, tile_batch)
         on_step = StepShower(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         self._interrupt, self._num_timesteps = False, steps
 
-        # 2. Read images and masks; every result has its own seed
+        # 2. Read images, masks and words; every result has its own seed
         photos, masks = read_photos_and_masks(lr, mask)
         count = len(photos) * num_images_per_prompt
         if latents is not None and isinstance(tiling, Chop):
@@ -203,6 +261,9 @@ class SRPipeline(DiffusionPipeline):
             check_latents(latents, count, [self.latent_shape(*photo.pixels.shape[-2:]) for photo in photos])
         seeds = None if isinstance(tiling, Chop) else seeds_from(generator, count)
         items = [Item(i, photos[i // num_images_per_prompt], masks[i // num_images_per_prompt]) for i in range(count)]
+        guidance = self._guidance(
+            {"prompt": prompt, "negative_prompt": negative_prompt}, guidance_scale, fidelity, len(photos), count
+        )
         rescue = Rescue(self.networks)
         at_once = min(tiling.size**2 if isinstance(tiling, Smooth) else BATCH_PIXELS, BATCH_PIXELS)
 
@@ -215,18 +276,24 @@ class SRPipeline(DiffusionPipeline):
 
             # 3. Restore, tile by tile where the canvas is large
             if seeds is None:
-                noise_of: NoiseOf = partial(sequential_noise, sequential_generator(generator), lq.device)
+                noise_of: NoiseOf = partial(sequential_noise, generator, lq.device)
             else:
                 first = None if latents is None else latents[batch[0].index : batch[-1].index + 1]
                 noise_of = partial(seeded_noise, [seeds[item.index] for item in batch], lq.device, first)
             canvas = lq if hole is None else torch.cat([lq, hole], dim=1)
-            chain = partial(self.restore_padded, noise_of=noise_of, num_inference_steps=steps, on_step=on_step)
+            chain = partial(
+                self.restore_padded,
+                noise_of=noise_of,
+                num_inference_steps=steps,
+                on_step=on_step,
+                guidance=guidance.of_images([item.index for item in batch]),
+            )
             if output_type == "latent":
                 whole = [Box(0, 0, *canvas.shape[-2:])]
                 results.extend(rescue(partial(chain, canvas, whole)))
                 tile_sizes += [None] * len(batch)
                 continue
-            restore = partial(self.restore_tiles, chain=chain, rescue=rescue)
+            restore: Restore | Halving = partial(self.restore_tiles, chain=chain, rescue=rescue)
             turn = isinstance(tiling, Smooth) and lq.shape[-1] > max(lq.shape[-2], tiling.size)
             if turn:  # bands across the short side take less memory
                 restore, canvas, lq, hole = turned(restore), canvas.mT, lq.mT, None if hole is None else hole.mT
@@ -258,7 +325,7 @@ class SRPipeline(DiffusionPipeline):
 
     def check_inputs(
         self,
-        prompt: str | list[str] | None,
+        prompt: Prompt,
         mask: Any,
         scale: float,
         steps: int,
@@ -266,27 +333,17 @@ class SRPipeline(DiffusionPipeline):
         color_fix: str,
         output_type: str,
         tile_batch: int = 1,
+        *,
+        negative_prompt: Prompt = None,
+        guidance_scale: float | None = None,
+        fidelity: float | None = None,
     ) -> None:
         """Raise ValueError for what cannot be meant, in one line each; warn once about an unused prompt."""
-        if not isinstance(scale, Real) or not 0 < scale <= LARGEST_SCALE:
-            raise ValueError(
-                f"scale={scale!r} must be a positive number up to {LARGEST_SCALE}, such as {self.native_scale}"
-            )
-        counts = {"num_images_per_prompt": num_images_per_prompt, "tile_batch": tile_batch}
-        for name, count in {"num_inference_steps": steps, **counts}.items():
-            if not isinstance(count, Integral):
-                raise ValueError(f"{name}={count!r} must be a whole number")
-        if steps < 1 or (self.max_steps is not None and steps > self.max_steps):
-            raise ValueError(f"num_inference_steps={steps} must lie between 1 and {self.max_steps or 'any number'}")
-        for name, count in counts.items():
-            if count < 1:
-                raise ValueError(f"{name}={count} must be at least 1")
-        for name, value, choices in (
-            ("color_fix", color_fix, ("auto", *get_args(ColorFix))),
-            ("output_type", output_type, (*get_args(ImageOutput), "latent")),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
+        check_scale(scale, self.native_scale)
+        check_steps(steps, self.max_steps)
+        check_counts({"num_images_per_prompt": num_images_per_prompt, "tile_batch": tile_batch})
+        check_choice("color_fix", color_fix, ("auto", *get_args(ColorFix)))
+        check_choice("output_type", output_type, (*get_args(ImageOutput), "latent"))
         if self.takes_mask and mask is None:
             raise ValueError("this is an inpainting model; pass mask=, a grey image that is white where lr is unknown")
         if mask is not None and not self.takes_mask:
@@ -295,9 +352,31 @@ class SRPipeline(DiffusionPipeline):
             raise ValueError(f"scale={scale} with a mask: inpainting keeps the size, leave scale out")
         if self._execution_device.type == "cpu" and self.dtype == torch.float16:
             raise ValueError("float16 is not for CPUs; open the model with dtype=torch.float32, or move it to a GPU")
-        if prompt and not self.takes_prompt and not getattr(self, "_warned_of_prompt", False):
+        check_guidance(prompt, negative_prompt, guidance_scale, fidelity)
+        if fidelity is not None and not self.takes_fidelity:
+            raise ValueError(f"fidelity={fidelity!r} is for models with such a dial; this one has none, leave it out")
+        self.steps_taken(steps, fidelity)
+        if (prompt or negative_prompt) and not self.takes_prompt:
+            self._warn_of_prompt(f"{type(self).__name__} takes no text; the prompt is not used")
+
+    def _guidance(
+        self, said: dict[str, Prompt], scale: float | None, fidelity: float | None, photos: int, results: int
+    ) -> Guidance:
+        """Embed what was said, by the name of its argument, and warn once about a text of unknown words alone."""
+        texts = {name: one_per_result(name, value, photos, results) for name, value in said.items()}
+        if not self.takes_prompt:
+            return Guidance(fidelity=fidelity)
+        guidance, ignored = embedded_guidance(self.encode_prompt, texts, scale, self.default_guidance_scale, fidelity)
+        if ignored:
+            self._warn_of_prompt(
+                f"{ignored[0]!r} changes nothing: to the model it says nothing; its card lists the words"
+            )
+        return guidance
+
+    def _warn_of_prompt(self, message: str) -> None:
+        if not self._warned_of_prompt:
             self._warned_of_prompt = True
-            warnings.warn(f"{type(self).__name__} takes no text; the prompt is not used", stacklevel=4)
+            warnings.warn(message, stacklevel=5)  # of the pipeline's call
 
     def as_tiling(self, tile: Tile, tile_batch: int = 1) -> Chop | Smooth | None:
         """Return what `tile` means for this model on its device; None is untiled. Raises ValueError."""
@@ -330,13 +409,19 @@ class SRPipeline(DiffusionPipeline):
         noise_of: NoiseOf,
         num_inference_steps: int,
         on_step: OnStep,
+        guidance: Guidance = UNGUIDED,  # of the B images
     ) -> Tensor:
         """Return the latents of tiles, padded to `padding_multiple`."""
         padded, _ = pad_to_multiple(tiles, self.padding_multiple)
         places = [replace(box, height=padded.shape[-2], width=padded.shape[-1]) for box in boxes]
         mask = padded[:, 3:] if tiles.shape[1] > 3 else None
         return self.restore(
-            padded[:, :3], noise_of(places), mask=mask, num_inference_steps=num_inference_steps, on_step=on_step
+            padded[:, :3],
+            noise_of(places),
+            mask=mask,
+            num_inference_steps=num_inference_steps,
+            on_step=on_step,
+            guidance=guidance.of_tiles(len(boxes)),
         )
 
     def restore_tiles(
@@ -349,11 +434,6 @@ class SRPipeline(DiffusionPipeline):
         height, width = (side * self.native_scale for side in tiles.shape[-2:])
         return rescue(lambda: self.decode(chain(tiles, boxes))[..., :height, :width]).clamp(-1, 1)
 
-    @property
-    def networks(self) -> list[torch.nn.Module]:
-        """The components that have weights."""
-        return [part for part in self.components.values() if isinstance(part, torch.nn.Module)]
-
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, *, dtype: torch.dtype | None = None, **changes: Any) -> Self:
         """As diffusers': another pipeline around the same components, other options or components given by name.
@@ -365,65 +445,3 @@ class SRPipeline(DiffusionPipeline):
         _, options = cls._get_signature_keys(cls)
         new = cls(**pipeline.components | {name: pipeline.config[name] for name in options} | changes)
         return new if dtype is None else new.to(dtype=dtype)
-
-    def give_back(self) -> None:
-        """Free what is held for speed alone: recorded CUDA graphs, and what torch's allocator keeps."""
-        forget_recordings(self.networks)
-        give_back()
-
-    def enable_cuda_graphs(self, limit: int = 8) -> None:
-        """Record and replay the networks' calls on CUDA devices, `limit` shapes each; see `resdiff.cuda_graphs`."""
-        enable_cuda_graphs(self.networks, limit)
-
-    def disable_cuda_graphs(self) -> None:
-        """Call the networks directly again, and free what was recorded."""
-        disable_cuda_graphs(self.networks)
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """As diffusers, but the files may be read by whom the umask says: safetensors makes them private."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        umask = os.umask(0)
-        os.umask(umask)
-        for file in Path(save_directory).rglob("*.safetensors"):
-            file.chmod(0o666 & ~umask)
-
-
-def stacked(images: Sequence[Tensor]) -> Tensor:
-    """Stack images; a single one, which may be large, without a copy."""
-    return images[0][None] if len(images) == 1 else torch.stack(list(images))
-
-
-def seeded_noise(seeds: Sequence[int], device: torch.device, first: Tensor | None, boxes: list[Box]) -> Noise:
-    """Return the noise of stacked tiles that depends on seeds and places only."""
-    return StackedNoise([SeededNoise(seeds, device, first, box) for box in boxes])
-
-
-def sequential_noise(generator: torch.Generator | None, device: torch.device, boxes: list[Box]) -> Noise:
-    """Return the noise of stacked tiles in the published order of draws."""
-    return SequentialNoise(generator, device)
-
-
-def cropped(bands: Iterator[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
-    """Yield the first rows and columns of a stream, `size` in all."""
-    left = size[0]
-    for band in bands:
-        if left > 0:
-            yield band[..., :left, : size[1]]
-        left -= band.shape[-2]
-
-
-def used_tile(tiling: Chop | Smooth | None, restore: Restore | Halving, height: int, width: int) -> int | None:
-    """Return the side of the tiles that an image was cut into, None for the whole image."""
-    side = max(height, width)
-    size = side if tiling is None else tiling.size
-    size = min(size, restore.limit) if isinstance(restore, Halving) else size
-    return size if size < side else None
-
-
-def collate(results: list[Any], output_type: OutputType) -> Any:
-    """Stack results of one size for "np", "pt" and "latent"; a list otherwise."""
-    if output_type in ("pil", "picture") or len({tuple(r.shape) for r in results}) > 1:
-        return results
-    if len(results) == 1:  # it may be large: no copy
-        return results[0][None]
-    return np.stack(results) if output_type == "np" else torch.stack(results)

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from resdiff.noise import Noise
 from resdiff.pipelines.base import OnStep, SRPipeline
+from resdiff.pipelines.guidance import UNGUIDED, Guidance
 from resdiff.resize import bicubic
 from resdiff.sizes import scaled_size
 from resdiff.tiling import Smooth
@@ -25,7 +26,14 @@ class BicubicPipeline(SRPipeline):
         return Smooth(max(size or 512, 4 * halo), overlap=2 * halo + 1, halo=halo)
 
     def restore(
-        self, lq: Tensor, noise: Noise, *, mask: Tensor | None, num_inference_steps: int, on_step: OnStep
+        self,
+        lq: Tensor,
+        noise: Noise,
+        *,
+        mask: Tensor | None,
+        num_inference_steps: int,
+        on_step: OnStep,
+        guidance: Guidance = UNGUIDED,
     ) -> Tensor:
         """Return the enlarged image; see `SRPipeline.restore`."""
         return bicubic(lq, scaled_size(lq.shape[-2], lq.shape[-1], self.native_scale), "matlab")

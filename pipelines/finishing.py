@@ -125,3 +125,21 @@ def collected(
         return canvases
     pictures = [Picture(canvas, photo.metadata) for canvas, photo in zip(canvases, photos, strict=True)]
     return pictures if output_type == "picture" else [picture.to_pil() for picture in pictures]
+
+
+def cropped(bands: Iterator[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
+    """Yield the first rows and columns of a stream, `size` in all."""
+    left = size[0]
+    for band in bands:
+        if left > 0:
+            yield band[..., :left, : size[1]]
+        left -= band.shape[-2]
+
+
+def collate(results: list[Any], output_type: ImageOutput | Literal["latent"]) -> Any:
+    """Stack results of one size for "np", "pt" and "latent"; a list otherwise."""
+    if output_type in ("pil", "picture") or len({tuple(r.shape) for r in results}) > 1:
+        return results
+    if len(results) == 1:  # it may be large: no copy
+        return results[0][None]
+    return np.stack(results) if output_type == "np" else torch.stack(results)

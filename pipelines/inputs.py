@@ -1,15 +1,19 @@
 """What a call is given, brought into the order in which it is worked on."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from resdiff.images import Photo, read_photos
+from resdiff.noise import Noise, SeededNoise, SequentialNoise, StackedNoise
+from resdiff.sizes import LARGEST_SCALE
+from resdiff.tiling import Box
 
 
 @dataclass(frozen=True)
@@ -65,3 +69,49 @@ def check_latents(latents: Tensor, count: int, shapes: Sequence[tuple[int, int, 
         raise ValueError(
             f"latents are of {tuple(latents.shape[1:])} but the image needs {wrong}; see latent_shape(height, width)"
         )
+
+
+def check_scale(scale: float, native_scale: float) -> None:
+    """Raise ValueError unless `scale` is a positive number in bounds."""
+    if not isinstance(scale, Real) or not 0 < scale <= LARGEST_SCALE:
+        raise ValueError(f"scale={scale!r} must be a positive number up to {LARGEST_SCALE}, such as {native_scale}")
+
+
+def check_steps(steps: int, most: int | None) -> None:
+    """Raise ValueError unless `num_inference_steps` is a whole number from 1 to `most`, None: any."""
+    if not isinstance(steps, Integral):
+        raise ValueError(f"num_inference_steps={steps!r} must be a whole number")
+    if steps < 1 or (most is not None and steps > most):
+        raise ValueError(f"num_inference_steps={steps} must lie between 1 and {most or 'any number'}")
+
+
+def check_counts(counts: Mapping[str, Any]) -> None:
+    """Raise ValueError unless every argument, by its name, is a whole number from 1."""
+    for name, count in counts.items():
+        if not isinstance(count, Integral):
+            raise ValueError(f"{name}={count!r} must be a whole number")
+        if count < 1:
+            raise ValueError(f"{name}={count} must be at least 1")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
+
+
+def stacked(images: Sequence[Tensor]) -> Tensor:
+    """Stack images; a single one, which may be large, without a copy."""
+    return images[0][None] if len(images) == 1 else torch.stack(list(images))
+
+
+def seeded_noise(seeds: Sequence[int], device: torch.device, first: Tensor | None, boxes: list[Box]) -> Noise:
+    """Return the noise of stacked tiles that depends on seeds and places only."""
+    return StackedNoise([SeededNoise(seeds, device, first, box) for box in boxes])
+
+
+def sequential_noise(
+    generator: torch.Generator | Sequence[torch.Generator] | None, device: torch.device, boxes: list[Box]
+) -> Noise:
+    """Return the noise of stacked tiles in the published order of draws; raise ValueError for several generators."""
+    return SequentialNoise(sequential_generator(generator), device)

@@ -4,17 +4,21 @@ ResShift (2307.12348; zsyOAOA/ResShift sampler.py) and SinSR (2311.14760; wyf091
 has no autoencoder. Super-resolution x4, inpainting and face restoration x1 are the same pipeline with other options.
 """
 
+from functools import partial
 from typing import Self, get_args
 
 import torch
 from torch import Tensor
 
 from resdiff.checkpoints.resshift import Published, load_published
+from resdiff.models.clip_tokenizer import tokenize
 from resdiff.models.pixel_unet import PixelUNet
+from resdiff.models.prompt_encoder import PromptEncoder
 from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
 from resdiff.noise import Noise
 from resdiff.pipelines.base import OnStep, SRPipeline
+from resdiff.pipelines.guidance import UNGUIDED, Guidance, dialled, guided
 from resdiff.resize import BicubicKernel, bicubic
 from resdiff.schedulers.resshift import ResShiftScheduler
 from resdiff.sizes import scaled_size
@@ -24,14 +28,16 @@ from resdiff.tiling import Smooth
 class ResShiftPipeline(SRPipeline):
     """The residual-shifting family; see the module docstring and `SRPipeline.__call__`."""
 
-    _optional_components = ["vae"]  # noqa: RUF012 (diffusers reads a plain list)
-    model_cpu_offload_seq = "unet->vae"
+    _optional_components = ["vae", "text_encoder"]  # noqa: RUF012 (diffusers reads plain lists)
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+    _exclude_from_cpu_offload = ["text_encoder"]  # noqa: RUF012 (small, and its layers are used without being called)
 
     def __init__(
         self,
         unet: SwinUNet | PixelUNet,
         vae: VQAutoencoder | None,  # None: the chain runs on pixels
         scheduler: ResShiftScheduler,
+        text_encoder: PromptEncoder | None = None,  # None, or a unet without `prompt_dim`: takes no text
         scale: int = 4,  # 1 for inpainting and face restoration
         padding_multiple: int = 64,  # of the low-resolution sides; the published `padding_offset`, `lq_size`
         upsampling: str = "torch",  # the bicubic kernel that makes y of the low-resolution image
@@ -48,10 +54,15 @@ class ResShiftPipeline(SRPipeline):
                 raise ValueError(f"{name}={count!r} must be a whole number, at least 1")
         if num_inference_steps is not None and num_inference_steps not in range(1, len(scheduler) + 1):
             raise ValueError(f"num_inference_steps={num_inference_steps!r} must lie between 1 and {len(scheduler)}")
+        said, heard = len(text_encoder.config.attributes) if text_encoder else 0, getattr(unet.config, "prompt_dim", 0)
+        if said and heard and said != heard:
+            raise ValueError(
+                f"text_encoder gives {said} attributes and unet takes {heard}; pass the one it was trained with"
+            )
         for network in (unet, vae):
             if network is not None and network.dtype != torch.float32:  # in float32 it gains nothing and rounds more
                 network.to(memory_format=torch.channels_last)
-        self.register_modules(unet=unet, vae=vae, scheduler=scheduler)
+        self.register_modules(unet=unet, vae=vae, scheduler=scheduler, text_encoder=text_encoder)
         self.register_to_config(
             scale=scale,
             padding_multiple=padding_multiple,
@@ -83,6 +94,29 @@ class ResShiftPipeline(SRPipeline):
     def default_steps(self) -> int:
         """Steps taken when the caller does not say: as published, else all that were trained."""
         return self.config.num_inference_steps or len(self.scheduler)
+
+    @property
+    def takes_prompt(self) -> bool:
+        """Whether there are a text encoder and a network that listens to it."""
+        return self.text_encoder is not None and getattr(self.unet.config, "prompt_dim", 0) > 0
+
+    @property
+    def takes_fidelity(self) -> bool:
+        """Whether the network has a predictor: the first step then gives the posterior mean."""
+        return hasattr(self.unet, "predict")
+
+    def steps_taken(self, num_inference_steps: int | None, fidelity: float | None) -> int:
+        """Return the steps of a call: the first gives all of `fidelity` 1, and less of it takes a second."""
+        steps = super().steps_taken(num_inference_steps, fidelity)
+        if fidelity is not None and fidelity < 1 and steps < 2:
+            raise ValueError(
+                f"fidelity={fidelity} needs at least 2 steps; raise num_inference_steps, or leave out fidelity"
+            )
+        return 1 if fidelity == 1 else steps
+
+    def encode_prompt(self, text: str) -> Tensor:
+        """Return what `text` says of the photo, (1, attributes) float32; zeros where no word of it is known."""
+        return self.text_encoder(tokenize([text]).to(self._execution_device))
 
     def default_tiling(self, size: int | None = None) -> Smooth:
         """Tiles that are exact where the receptive field is bounded, else the published size and overlap."""
@@ -127,31 +161,47 @@ class ResShiftPipeline(SRPipeline):
         return latents if self.vae is None else self.vae.decode(latents).float()
 
     def restore(
-        self, lq: Tensor, noise: Noise, *, mask: Tensor | None, num_inference_steps: int, on_step: OnStep
+        self,
+        lq: Tensor,
+        noise: Noise,
+        *,
+        mask: Tensor | None,
+        num_inference_steps: int,
+        on_step: OnStep,
+        guidance: Guidance = UNGUIDED,
     ) -> Tensor:
         """Algorithm 2 of ResShift: from y plus noise down to x_0; see `SRPipeline.restore`.
 
         The schedule's arithmetic is float32 whatever the networks' dtype. The last step uses no noise; where draws are
-        in order it is drawn all the same: the reference does, and the next tile's draws follow.
+        in order it is drawn all the same: the reference does, and the next tile's draws follow. `guidance.fidelity`
+        blends what the first step predicts, the posterior mean, with what the last one does.
         """
         y = self.encode(self.upsample(lq))
         self.scheduler.set_timesteps(num_inference_steps, device=y.device)
-        conditions = {"lq": lq.to(self.unet.dtype)}
+        dtype = self.unet.dtype
+        guidance = guidance.to(y.device, dtype)
+        conditions = {"lq": lq.to(dtype)}
         if mask is not None:
-            conditions["mask"] = (2 * mask - 1).to(self.unet.dtype)
+            conditions["mask"] = (2 * mask - 1).to(dtype)
+        if self.takes_fidelity:
+            conditions["prediction"] = self.unet.predict(conditions["lq"])  # once for all steps
 
-        embeddings = self.unet.embed(self.scheduler.timesteps, self.unet.dtype)  # (steps, E), once for all
-        x_t, x0 = self.scheduler.prior_sample(y, noise(0, y.shape)), y
+        embeddings = self.unet.embed(self.scheduler.timesteps, dtype)  # (steps, E), once for all
+        x_t = self.scheduler.prior_sample(y, noise(0, y.shape))
+        first = x0 = y  # the first prediction and the latest, until there is one
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             if self.interrupt:  # what is half noise is of no use: the last prediction is
-                return x0
-            model_input = self.scheduler.scale_model_input(x_t, t).to(self.unet.dtype)
+                x_t = x0
+                break
+            model_input = self.scheduler.scale_model_input(x_t, t).to(dtype)
             embedding = embeddings[i : i + 1]
-            model_output = self.unet(model_input, t.expand(len(x_t)), embedding=embedding, **conditions).float()
+            denoise = partial(self.unet, model_input, t.expand(len(x_t)), embedding=embedding, **conditions)
+            model_output = guided(denoise, guidance)
             # what is not looked at is not drawn: in the deterministic step, and in the last one
             unused = self.scheduler.config.deterministic or (i == num_inference_steps - 1 and not noise.in_order)
             step_noise = y if unused else noise(i + 1, x_t.shape)
             step = self.scheduler.step(model_output, t, x_t, y=y, noise=step_noise)
             x0 = step.pred_original_sample
+            first = x0 if i == 0 else first
             x_t = on_step(i, t, step.prev_sample, x0)
-        return x_t
+        return x_t if num_inference_steps == 1 else dialled(first, x_t, guidance.fidelity)

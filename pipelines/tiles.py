@@ -88,3 +88,11 @@ def restored_bands(
         raise RuntimeError(
             f"out of memory for an image of {width}x{height}; use smaller tiles, or tile='auto'"
         ) from error
+
+
+def used_tile(tiling: Chop | Smooth | None, restore: Restore | Halving, height: int, width: int) -> int | None:
+    """Return the side of the tiles that an image was cut into, None for the whole image."""
+    side = max(height, width)
+    size = side if tiling is None else tiling.size
+    size = min(size, restore.limit) if isinstance(restore, Halving) else size
+    return size if size < side else None

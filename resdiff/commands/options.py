@@ -1,5 +1,6 @@
 """Options that several commands have, and the checks that turn what was typed into values. ValueError, one line."""
 
+import math
 import re
 from typing import Annotated
 
@@ -30,6 +31,13 @@ def positive_steps(value: int | None) -> int | None:
     """Return `value` if it is None or positive."""
     if value is not None and value < 1:
         raise ValueError(f"steps is {value}; pass a positive number")
+    return value
+
+
+def dial(name: str, value: float | None, most: float = math.inf) -> float | None:
+    """Return `value` if it is None or a number from 0 to `most`, any finite one where that is infinite."""
+    if value is not None and not (0 <= value <= most and math.isfinite(value)):
+        raise ValueError(f"{name} is {value}; pass a number from 0{'' if math.isinf(most) else f' to {most:g}'}")
     return value
 
 

@@ -16,6 +16,7 @@ from resdiff.commands.options import (
     Debug,
     KnownAs,
     MaxPixels,
+    dial,
     one_of,
     positive_scale,
     positive_steps,
@@ -43,7 +44,16 @@ def upscale(
     known_as: KnownAs = None,
     scale: Annotated[float | None, typer.Option(help="Output side over input side. [the model's own]")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps. [the model's own]")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Text, for models that take any.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Text, for models that take any: what the result shall be.")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What it shall not be.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Weight of the prompt; more than 1 exaggerates. [the model's own]")
+    ] = None,
+    fidelity: Annotated[
+        float | None, typer.Option(help="From 0, most detail, to 1, right on average. [what the steps give]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Every file is restored with this seed.")] = 0,
     color_fix: Annotated[str, typer.Option(help=f"Colour correction: {', '.join(COLOR_FIXES)}.")] = "auto",
     tile: Annotated[str, typer.Option(help=f"{', '.join(TILES)}, or a size in pixels of the input.")] = "auto",
@@ -100,6 +110,9 @@ def upscale(
             scale=positive_scale(scale),
             num_inference_steps=positive_steps(steps),
             prompt=prompt,
+            negative_prompt=negative_prompt,
+            guidance_scale=dial("guidance-scale", guidance_scale),
+            fidelity=dial("fidelity", fidelity, most=1),
             seed=seed_64(seed),
             color_fix=one_of("color-fix", color_fix, COLOR_FIXES),
             tile=tiling(tile),

@@ -84,6 +84,13 @@ def sample_generator(seed: int, index: int, stream: str = "sample") -> torch.Gen
     return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
 
 
+def device_generator(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """Return a generator on `device` that a CPU generator seeds, for fields too large to be sent there; on a CPU itself."""
+    if device.type == "cpu":
+        return generator
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+
+
 def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
     """Return the order in which an epoch shows `count` photos: a permutation of 0 .. count-1, int64."""
     return torch.randperm(count, generator=sample_generator(seed, epoch, stream="epoch"))

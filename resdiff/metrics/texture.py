@@ -2,6 +2,8 @@
 
 Both on the unrounded BT.601 Y (16..235), at positions where the filters lie inside the image; standard deviations are
 those of the population. Neither has an ideal value: sharpness rewards noise, which `flat_noise` is there to show.
+
+The pieces on planes (B, 1, H, W) have gradients and keep their input's dtype: training measures its crops by them too.
 """
 
 import torch
@@ -30,7 +32,7 @@ def sharpness(x: Tensor) -> Tensor:
     """
     check_pixels("x", x)
     _check_size(x, 3)
-    return torch.stack([_laplacian(_y(image)).std(correction=0) for image in x.split(1)])
+    return torch.cat([variance(laplacian(_y(image))).sqrt() for image in x.split(1)])
 
 
 def flat_noise(sr: Tensor, hr: Tensor) -> Tensor:
@@ -51,27 +53,48 @@ def flat_noise(sr: Tensor, hr: Tensor) -> Tensor:
     """
     check_pair(sr, hr)
     _check_size(sr, BLUR_WINDOW)
-    return torch.stack([_flat_noise(_y(s), _y(h)) for s, h in zip(sr.split(1), hr.split(1), strict=True)])
+    return torch.cat([_flat_noise(_y(s), _y(h)) for s, h in zip(sr.split(1), hr.split(1), strict=True)])
+
+
+def laplacian(y: Tensor) -> Tensor:
+    """Filter planes (B, 1, H, W) by [0 1 0; 1 -4 1; 0 1 0]: (B, 1, H - 2, W - 2)."""
+    neighbours = y[..., :-2, 1:-1] + y[..., 2:, 1:-1] + y[..., 1:-1, :-2] + y[..., 1:-1, 2:]
+    return neighbours - 4 * y[..., 1:-1, 1:-1]
+
+
+def grain(y: Tensor) -> Tensor:
+    """Planes (B, 1, H, W) less their Gaussian blur (sigma 1.5): (B, 1, H - 10, W - 10)."""
+    return _inside(y, BLUR_WINDOW // 2) - window_mean(y, gaussian_window(BLUR_WINDOW, BLUR_SIGMA))
+
+
+@torch.no_grad()
+def flat_pixels(y: Tensor) -> Tensor:
+    """Whether the 9x9 standard deviation of planes (B, 1, H, W) is below 3, where `grain` is: (B, 1, H - 10, W - 10)."""
+    box = [1 / FLAT_WINDOW] * FLAT_WINDOW
+    mean, square = window_mean(torch.stack([y, y * y]), box)
+    return _inside(square - mean * mean, (BLUR_WINDOW - FLAT_WINDOW) // 2) < FLAT_STD**2
+
+
+def variance(x: Tensor, where: Tensor | None = None) -> Tensor:
+    """Variance of each plane of (B, 1, H, W), over the pixels where a mask of that shape is true: (B,), NaN over none."""
+    if where is None:
+        return x.var((1, 2, 3), correction=0)
+    weight = where.to(x.dtype)
+    count = weight.sum((1, 2, 3))
+    share = weight / count.clamp(min=1)[:, None, None, None]
+    mean = (share * x).sum((1, 2, 3), keepdim=True)
+    found = (share * (x - mean).square()).sum((1, 2, 3))
+    return torch.where(count > 0, found, float("nan"))
 
 
 def _flat_noise(sr: Tensor, hr: Tensor) -> Tensor:
-    """`flat_noise` of one pair of planes (1, 1, H, W), a scalar."""
-    edge = BLUR_WINDOW // 2
-    noise = _inside(sr, edge) - window_mean(sr, gaussian_window(BLUR_WINDOW, BLUR_SIGMA))
-    box = [1 / FLAT_WINDOW] * FLAT_WINDOW
-    mean, square = window_mean(torch.stack([hr, hr * hr]), box)
-    flat = _inside(square - mean * mean, edge - FLAT_WINDOW // 2) < FLAT_STD**2
-    return noise[flat].std(correction=0) if flat.any() else noise.new_full((), float("nan"))
+    """`flat_noise` of planes (B, 1, H, W): (B,)."""
+    return variance(grain(sr), flat_pixels(hr)).sqrt()
 
 
 def _y(image: Tensor) -> Tensor:
     # rounding to levels would itself be noise of deviation 0.3, and 1.3 after the Laplacian
     return luma_or_channels(image, round_y=False)
-
-
-def _laplacian(y: Tensor) -> Tensor:
-    neighbours = y[..., :-2, 1:-1] + y[..., 2:, 1:-1] + y[..., 1:-1, :-2] + y[..., 1:-1, 2:]
-    return neighbours - 4 * y[..., 1:-1, 1:-1]
 
 
 def _inside(x: Tensor, edge: int) -> Tensor:

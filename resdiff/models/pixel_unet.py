@@ -1,18 +1,17 @@
-"""`PixelUNet`: the small backbone of the bundled model, a convolutional U-Net on space-to-depth pixels.
+"""`PixelUNet`: the small backbone of the bundled model, residual shifting on space-to-depth pixels.
 
-Residual shifting in pixel space at the cost of the low resolution: the noisy high-resolution image is folded by
-`scale` into channels, the low-resolution image is concatenated, and everything runs at its size. The output is the
-residual y - x_0 (prediction type "residual"), y the bicubic upsampling. The last convolution starts at zero, so an
-untrained network is bicubic interpolation.
+Everything runs at the low resolution: high-resolution images are folded by `scale` into channels. Two U-Nets share the
+work. The *predictor* sees the low-resolution image alone and runs once: its features, and the posterior mean of the
+residual. The *denoiser* runs at every step on the noisy image, those features and that mean, and adds what the mean
+lacks; a step costs half as much as if one network did both, and training the denoiser cannot harm the mean. A prompt
+enters the denoiser by FiLM without a bias: without a prompt there is nothing to add.
 
-Norms are over the channels of one pixel and nothing attends globally: the receptive field is bounded, and a tile with
-a halo of `receptive_radius` gives exactly the pixels of the whole image. Blocks are ConvNeXt-like (2201.03545) with
-dense convolutions, which run 2.4 times faster than depthwise ones on a CPU at equal arithmetic.
+The output is the residual y - x_0 (prediction type "residual"), y the bicubic upsampling. Both last convolutions start
+at zero: an untrained network is bicubic interpolation, an untrained denoiser leaves the mean as it is.
 """
 
 import math
-from collections.abc import Iterable
-from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from resdiff.models.network import NetworkMixin
+from resdiff.models.pixel_blocks import Condition, PixelBody, PixelNorm, body_radius, start_at_zero
 
 RESIDUAL_STD = 0.25  # of y - x_0 in natural photos, images in [-1, 1]; keeps the network's own output near unit scale
 
@@ -34,35 +34,46 @@ def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def start_at_zero(layer: nn.Module) -> None:
-    """Set every parameter of `layer` to zero."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
+class Predictor(nn.Module):
+    """From the low-resolution image to features and the mean of the folded residual."""
 
-
-class PixelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each pixel; free of copies on channels_last tensors."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class PixelBlock(nn.Module):
-    """x + conv(gelu(conv(norm(x) * (1 + scale) + shift))), scale and shift from the time embedding."""
-
-    def __init__(self, channels: int, embed_dim: int):
+    def __init__(self, channels: tuple[int, ...], num_blocks: tuple[int, ...], image_channels: int, folded: int):
         super().__init__()
-        self.norm = PixelNorm(channels)
-        self.film = nn.Linear(embed_dim, 2 * channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        start_at_zero(self.film)
-        start_at_zero(self.conv2)
+        self.conv_in = nn.Conv2d(image_channels, channels[0], 3, padding=1)
+        self.body = PixelBody(channels, num_blocks)
+        self.norm_out = PixelNorm(channels[0])
+        self.conv_out = nn.Conv2d(channels[0], folded, 3, padding=1)
+        start_at_zero(self.conv_out)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
-        h = torch.addcmul(shift, self.norm(x), 1 + scale)
-        return x + self.conv2(F.gelu(self.conv1(h)))
+    def forward(self, lq: Tensor) -> Tensor:
+        """(B, image_channels, h, w) -> (B, channels[0] + folded, h, w): features, then the mean at unit scale."""
+        h = self.conv_in(lq.contiguous(memory_format=torch.channels_last))
+        features = self.norm_out(self.body(h))
+        return torch.cat([features, self.conv_out(features)], dim=1)
+
+
+class Denoiser(nn.Module):
+    """From a noisy image, the predictor's features and mean to what the mean lacks."""
+
+    def __init__(
+        self, channels: tuple[int, ...], num_blocks: tuple[int, ...], folded: int, embed_dim: int, prompt_dim: int
+    ):
+        super().__init__()
+        self.width = channels[0]
+        self.conv_in = nn.Conv2d(2 * folded, channels[0], 3, padding=1)
+        self.film_in = nn.Linear(embed_dim, channels[0])
+        self.body = PixelBody(channels, num_blocks, embed_dim, prompt_dim)
+        self.norm_out = PixelNorm(channels[0])
+        self.conv_out = nn.Conv2d(channels[0], folded, 3, padding=1)
+        start_at_zero(self.film_in)
+        start_at_zero(self.conv_out)
+
+    def forward(self, x: Tensor, prediction: Tensor, condition: Condition) -> Tensor:
+        """x: (B, folded, h, w); prediction: of the predictor. Returns (B, folded, h, w)."""
+        features, mean = prediction[:, : self.width], prediction[:, self.width :]
+        h = self.conv_in(torch.cat([x, mean], dim=1).contiguous(memory_format=torch.channels_last))
+        h = torch.addcmul(features, h, 1 + self.film_in(condition.time)[:, :, None, None])
+        return self.conv_out(self.norm_out(self.body(h, condition)))
 
 
 class PixelUNet(NetworkMixin, ModelMixin, ConfigMixin):
@@ -74,104 +85,81 @@ class PixelUNet(NetworkMixin, ModelMixin, ConfigMixin):
     _supports_gradient_checkpointing = True
     _repeated_blocks = ["PixelBlock"]  # noqa: RUF012 (diffusers reads plain lists)
     _no_split_modules = ["PixelBlock"]  # noqa: RUF012
-    _skip_layerwise_casting_patterns = ["norm", "time_embed", "^conv_in$", "^conv_out$"]  # noqa: RUF012
-    _group_offload_block_modules = ["down_blocks", "up_blocks"]  # noqa: RUF012 (lists of lists: their blocks are called)
+    _skip_layerwise_casting_patterns = ["norm", "time_embed", "conv_in$", "conv_out$"]  # noqa: RUF012
+    _group_offload_block_modules = ["predictor", "denoiser", "body", "down_blocks", "up_blocks"]  # noqa: RUF012
 
     @register_to_config
     def __init__(
         self,
         scale: int = 4,  # high over low resolution
-        channels: tuple[int, ...] = (64, 128, 256),  # per level; each level halves the size
+        channels: tuple[int, ...] = (64, 128, 256),  # of the predictor, per level; each level halves the size
         num_blocks: tuple[int, ...] = (3, 2, 2),  # per level, on the way down and again on the way up
-        embed_dim: int = 256,  # of the time embedding
+        denoiser_blocks: tuple[int, ...] | None = None,  # of its levels, as wide; None: the predictor's first two
+        embed_dim: int = 128,  # of the embedding of time
+        prompt_dim: int = 0,  # of the embedding of the prompt; 0: takes none
         image_channels: int = 3,
     ):
         super().__init__()
-        if len(channels) != len(num_blocks):
-            raise ValueError(f"channels={channels} and num_blocks={num_blocks} must name the same number of levels")
-        if min(channels) < 1 or min(num_blocks) < 1:
-            raise ValueError(f"channels={channels} and num_blocks={num_blocks} must be positive")
-        self.gradient_checkpointing = False
-        self.scale = scale
-        self.size_multiple = 2 ** (len(channels) - 1)  # of the low-resolution sides
-        self.receptive_radius = receptive_radius(num_blocks)
+        denoiser_blocks = num_blocks[:2] if denoiser_blocks is None else denoiser_blocks
+        denoiser_channels = channels[: len(denoiser_blocks)]
         folded = image_channels * scale**2
+        self.scale = scale
+        self.predictor = Predictor(channels, num_blocks, image_channels, folded)
         self.time_embed = nn.Sequential(nn.Linear(64, embed_dim), nn.SiLU(), nn.Linear(embed_dim, embed_dim), nn.SiLU())
-        self.conv_in = nn.Conv2d(folded + image_channels, channels[0], 3, padding=1)
-        *outer, inner = [(c, n) for c, n in zip(channels, num_blocks, strict=True)]
-        self.down_blocks = nn.ModuleList(stage(c, n, embed_dim) for c, n in outer)
-        self.mid_blocks = stage(inner[0], inner[1], embed_dim)
-        self.up_blocks = nn.ModuleList(stage(c, n, embed_dim) for c, n in outer)
-        wider = list(pairwise(channels))
-        self.downsamplers = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in wider)
-        self.upsamplers = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in wider)
-        self.norm_out = PixelNorm(channels[0])
-        self.conv_out = nn.Conv2d(channels[0], folded, 3, padding=1)
-        start_at_zero(self.conv_out)
+        self.denoiser = Denoiser(denoiser_channels, denoiser_blocks, folded, embed_dim, prompt_dim)
+        bodies = (self.predictor.body, self.denoiser.body)
+        self.size_multiple = max(body.size_multiple for body in bodies)  # of the low-resolution sides
+        reach = 4 + body_radius(num_blocks) + body_radius(denoiser_blocks)  # 4: the first and last convolutions
+        self.receptive_radius = math.ceil(reach / self.size_multiple) * self.size_multiple
+
+    def parts(self, name: Literal["predictor", "denoiser"]) -> list[nn.Module]:
+        """Return the modules of one of the two U-Nets, for those who train them one after the other."""
+        return [self.predictor] if name == "predictor" else [self.time_embed, self.denoiser]
 
     @apply_forward_hook
     def embed(self, timesteps: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Embed timesteps (T,) once for many calls of `forward`: (T, embed_dim), None: in the network's dtype."""
         return self.time_embed(timestep_embedding(timesteps, 64).to(dtype or self.dtype))
 
-    def forward(
-        self,
-        x: Tensor,
-        timesteps: Tensor | None,
-        lq: Tensor,
-        mask: Tensor | None = None,
-        embedding: Tensor | None = None,
-    ) -> Tensor:
-        """Predict the residual y - x_0.
+    @apply_forward_hook
+    def predict(self, lq: Tensor) -> Tensor:
+        """Look at the low-resolution image once for many calls of `forward`.
 
-        x: (B, 3, H, W) scaled noisy image; timesteps: (B,); lq: (B, 3, H / scale, W / scale) in [-1, 1];
-        mask: must be None, the family's inpainting models take one; embedding: rows of `embed`, (B, embed_dim) or
-        (1, embed_dim) for all, and then timesteps are not looked at. Returns (B, 3, H, W) in x's dtype.
+        lq: (B, 3, h, w) in [-1, 1]. Returns (B, channels[0] + 3 scale^2, h, w).
         """
         height, width = lq.shape[-2:]
-        if mask is not None:
-            raise ValueError("mask is for inpainting models; this one takes none")
         if height % self.size_multiple or width % self.size_multiple:
             raise ValueError(
                 f"lq is {height}x{width}; both sides must be multiples of {self.size_multiple}, pad it first"
             )
-        if embedding is None:
-            embedding = self.embed(timesteps, x.dtype)
+        return self.predictor(lq)
 
-        h = torch.cat([F.pixel_unshuffle(x, self.scale), lq], dim=1)  # (B, 3 scale^2 + 3, h, w)
-        h = self.conv_in(h.contiguous(memory_format=torch.channels_last))
-        skips = []
-        for blocks, downsample in zip(self.down_blocks, self.downsamplers, strict=True):
-            h = self._run(blocks.children(), h, embedding)
-            skips.append(h)
-            h = downsample(h)
-        h = self._run(self.mid_blocks.children(), h, embedding)
-        for blocks, upsample in zip(reversed(self.up_blocks), reversed(self.upsamplers), strict=True):
-            h = F.pixel_shuffle(upsample(h), 2) + skips.pop()
-            h = self._run(blocks.children(), h.contiguous(memory_format=torch.channels_last), embedding)
-        return F.pixel_shuffle(RESIDUAL_STD * self.conv_out(self.norm_out(h)), self.scale)
+    def forward(
+        self,
+        x: Tensor | None,
+        timesteps: Tensor | None,
+        lq: Tensor,
+        mask: Tensor | None = None,
+        embedding: Tensor | None = None,
+        prediction: Tensor | None = None,
+        prompt: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the residual y - x_0.
 
-    def _run(self, blocks: Iterable[nn.Module], h: Tensor, embedding: Tensor) -> Tensor:
-        for block in blocks:
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                h = self._gradient_checkpointing_func(block, h, embedding)
-            else:
-                h = block(h, embedding)
-        return h
-
-
-def stage(channels: int, num_blocks: int, embed_dim: int) -> nn.ModuleList:
-    """Return the blocks of one level."""
-    return nn.ModuleList(PixelBlock(channels, embed_dim) for _ in range(num_blocks))
-
-
-def receptive_radius(num_blocks: tuple[int, ...]) -> int:
-    """Return the low-resolution pixels beyond which the input cannot change an output pixel.
-
-    Two 3x3 convolutions a block, 2^level pixels each, on both ways but once at the bottom; one at either end; and an
-    output pixel may lie anywhere in its coarsest cell. Rounded up to a multiple of that cell.
-    """
-    *outer, inner = num_blocks
-    cell = 2 ** len(outer)
-    convolutions = sum(2 * 2 * n * 2**level for level, n in enumerate(outer)) + 2 * inner * cell
-    return math.ceil((2 + convolutions + 2 * cell) / cell) * cell
+        x: (B, 3, H, W) scaled noisy image, None: return the predictor's mean; timesteps: (B,);
+        lq: (B, 3, H / scale, W / scale) in [-1, 1]; mask: must be None, the family's inpainting models take one;
+        embedding: rows of `embed`, (B, embed_dim) or (1, embed_dim) for all, and then timesteps are not looked at;
+        prediction: of `predict`, and then lq is not looked at; prompt: (B, prompt_dim), zeros are as none.
+        Returns (B, 3, H, W) in lq's dtype.
+        """
+        if mask is not None:
+            raise ValueError("mask is for inpainting models; this one takes none")
+        if prediction is None:
+            prediction = self.predict(lq)
+        residual = prediction[:, self.denoiser.width :]
+        if x is not None:
+            if embedding is None:
+                embedding = self.embed(timesteps, x.dtype)
+            condition = Condition(embedding, prompt)
+            residual = residual + self.denoiser(F.pixel_unshuffle(x, self.scale), prediction, condition)
+        return F.pixel_shuffle(RESIDUAL_STD * residual, self.scale)

@@ -31,6 +31,9 @@ class Settings:
     scale: float | None = None
     num_inference_steps: int | None = None
     prompt: str | None = None
+    negative_prompt: str | None = None
+    guidance_scale: float | None = None
+    fidelity: float | None = None
     seed: int = 0
     color_fix: str = "auto"
     tile: str | int = "auto"
@@ -72,7 +75,7 @@ def load_pipeline(settings: Settings) -> Any:
     if settings.compile:
         if device.type == "cpu" and find_cpp_compiler() is None:
             raise ValueError("compile needs a C++ compiler, which is not found; install g++, or leave it out")
-        for network in pipe.networks:
+        for network in pipe.image_networks:
             network.compile_repeated_blocks()
     if settings.cuda_graphs:
         pipe.enable_cuda_graphs()
@@ -92,20 +95,23 @@ class Restorer:
         self.pipe = pipe
         self.settings = settings
         self.scale: float = settings.scale or pipe.native_scale
-        self.steps: int = settings.num_inference_steps or pipe.default_steps
         self.leaves_cores: bool = pipe.device.type != "cpu"  # for reading and writing beside it
         on_cuda = pipe.device.type == "cuda"
         self.memory: Memory = "cuda_peak_mib" if on_cuda else "process_peak_mib_so_far"
         pipe.check_inputs(
             prompt=settings.prompt,
+            negative_prompt=settings.negative_prompt,
+            guidance_scale=settings.guidance_scale,
+            fidelity=settings.fidelity,
             mask=settings.mask,
             scale=self.scale,
-            steps=self.steps,
+            steps=settings.num_inference_steps or pipe.default_steps,
             num_images_per_prompt=1,
             color_fix=settings.color_fix,
             output_type="picture",
             tile_batch=settings.tile_batch,
         )
+        self.steps: int = pipe.steps_taken(settings.num_inference_steps, settings.fidelity)
         tiling = pipe.as_tiling(settings.tile, settings.tile_batch)
         # chosen once for all files: by the memory that is free now, which would come and go
         self.tile: str | int = tiling.size if settings.tile == "auto" else settings.tile
@@ -126,6 +132,9 @@ class Restorer:
         done = self.pipe(
             photos,
             settings.prompt,
+            negative_prompt=settings.negative_prompt,
+            guidance_scale=settings.guidance_scale,
+            fidelity=settings.fidelity,
             mask=settings.mask,
             scale=settings.scale,
             num_inference_steps=settings.num_inference_steps,
@@ -150,6 +159,9 @@ class Restorer:
             "scale": float(self.scale),
             "steps": self.steps,
             "prompt": settings.prompt,
+            "negative-prompt": settings.negative_prompt,
+            "guidance-scale": self._guidance_scale(),
+            "fidelity": None if settings.fidelity is None else float(settings.fidelity),
             "seed": settings.seed,
             "color-fix": fix,
             "tile": "auto" if self.tiles_are_exact else self.tile,
@@ -159,6 +171,15 @@ class Restorer:
             "mask": None if settings.mask is None else hashlib.sha256(settings.mask.read_bytes()).hexdigest()[:16],
             "weights": weights_hash(pipe),
         }
+
+    def _guidance_scale(self) -> float | None:
+        """Return the scale that counts; None where nothing is said, as in records from before there were words."""
+        settings = self.settings
+        if not (settings.prompt or settings.negative_prompt) or not self.pipe.takes_prompt:
+            return None
+        if settings.guidance_scale is not None:
+            return float(settings.guidance_scale)
+        return float(self.pipe.default_guidance_scale(bool(settings.negative_prompt)))
 
     def _peak_mib(self) -> float:
         if self.memory == "cuda_peak_mib":

@@ -2,12 +2,13 @@
 
 A model trained on clean reductions alone sharpens the JPEG blocks and the grain of an ordinary photo; one trained on
 Real-ESRGAN's degradations smooths fine detail away. This mixture is the project's own, for its bundled model: it costs
-0.1 to 0.3 dB on the clean benchmarks.
+0.1 to 0.3 dB on the clean benchmarks. With the probabilities below 1 its parts also come alone, as in photos that are only
+noisy or only compressed.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from resdiff.data.degradation.base import Degradation, chance, check_probabilities, draw_seed, round8, uniform
 from resdiff.data.degradation.filters import filter2d
 from resdiff.data.degradation.jpeg import jpeg
-from resdiff.data.degradation.kernels import gaussian_kernel
+from resdiff.data.degradation.kernels import delta_kernel, gaussian_kernel
 from resdiff.data.degradation.noise import SeededFields, add_gaussian
 from resdiff.data.degradation.ragged import Ragged
 from resdiff.data.degradation.resample import resize
@@ -33,7 +34,7 @@ class Extra:
     area: bool  # reduced by area averages instead of the bicubic kernel
     sigma: float  # of the noise, in 8-bit levels
     gray: bool  # the same noise in the three channels
-    quality: float
+    quality: float | None  # None: no JPEG
     seed: int
 
 
@@ -50,16 +51,19 @@ class Light(Degradation[LightDraw]):
 
     scale: int = 4  # HR side over LR side
     clean_prob: float = 0.6
+    blur_prob: float = 1.0  # of what is not clean
     blur: tuple[float, float] = (0.1, 1.0)  # sigma in pixels of HR, drawn for two axes at a random angle
     area_prob: float = 0.3  # reduction by area averages: photographs are not all made small by the same kernel
+    noise_prob: float = 1.0
     noise: tuple[float, float] = (0.0, 4.0)  # standard deviation in 8-bit levels
     gray_prob: float = 0.4
+    jpeg_prob: float = 1.0
     jpeg: tuple[float, float] = (70.0, 95.0)  # quality, below 100
 
     def __post_init__(self) -> None:
         if self.scale < 1:
             raise ValueError(f"scale is {self.scale}, give a whole factor of at least 1")
-        check_probabilities(self, "clean_prob", "area_prob", "gray_prob")
+        check_probabilities(self, "clean_prob", "blur_prob", "area_prob", "noise_prob", "gray_prob", "jpeg_prob")
         if not 0 <= self.noise[0] <= self.noise[1]:
             raise ValueError(f"noise is {self.noise}, give levels of at least 0, the lower first")
         if not 0 < self.blur[0] <= self.blur[1]:
@@ -81,6 +85,12 @@ class Light(Degradation[LightDraw]):
             quality=uniform(generator, *self.jpeg),
             seed=draw_seed(generator),
         )
+        if not chance(generator, self.blur_prob):
+            extra = replace(extra, kernel=delta_kernel(KERNEL_SIZE).float())
+        if not chance(generator, self.noise_prob):
+            extra = replace(extra, sigma=0.0)
+        if not chance(generator, self.jpeg_prob):
+            extra = replace(extra, quality=None)
         return LightDraw(extra)
 
     @torch.no_grad()
@@ -103,7 +113,12 @@ def _degrade(hr: Tensor, size: tuple[int, int], extras: Sequence[Extra]) -> Tens
     averaged = resize(blurred, [size] * len(extras), ["coverage"] * len(extras)).tensor()
     x = Ragged.of(torch.where(area, averaged, bicubic(blurred.tensor(), size, "pil")))
     x = add_gaussian(x, torch.tensor([e.sigma for e in extras]), torch.tensor([e.gray for e in extras]), fields)
-    return jpeg(x, torch.tensor([e.quality for e in extras])).tensor().clamp(0, 1)
+    lr = x.tensor().clone()
+    coded = [i for i, e in enumerate(extras) if e.quality is not None]
+    if coded:
+        qualities = torch.tensor([e.quality for e in extras if e.quality is not None])
+        lr[coded] = jpeg(Ragged.of(lr[coded]), qualities).tensor()
+    return lr.clamp(0, 1)
 
 
 LIGHT = Light()

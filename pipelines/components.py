@@ -1,0 +1,57 @@
+"""`ComponentsMixin`: what a pipeline does with its components as a whole, whatever the family."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resdiff.cuda_graphs import disable_cuda_graphs, enable_cuda_graphs, forget_recordings
+from resdiff.memory import give_back
+
+
+class ComponentsMixin:
+    """Goes before `DiffusionPipeline` among the bases of a pipeline."""
+
+    components: dict[str, Any]
+    _exclude_from_cpu_offload: list[str]
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The components that have weights."""
+        return [part for part in self.components.values() if isinstance(part, nn.Module)]
+
+    @property
+    def image_networks(self) -> list[nn.Module]:
+        """Those that run for every image, tile or step, so that compiling and recording them pays."""
+        return [network for network in self.networks if network is not self.components.get("text_encoder")]
+
+    def give_back(self) -> None:
+        """Free what is held for speed alone: recorded CUDA graphs, and what torch's allocator keeps."""
+        forget_recordings(self.image_networks)
+        give_back()
+
+    def enable_cuda_graphs(self, limit: int = 8) -> None:
+        """Record and replay the networks' calls on CUDA devices, `limit` shapes each; see `resdiff.cuda_graphs`."""
+        enable_cuda_graphs(self.image_networks, limit)
+
+    def disable_cuda_graphs(self) -> None:
+        """Call the networks directly again, and free what was recorded."""
+        disable_cuda_graphs(self.image_networks)
+
+    def enable_group_offload(
+        self, onload_device: torch.device, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any
+    ) -> None:
+        """As diffusers, but what `_exclude_from_cpu_offload` names stays on the device here too."""
+        named = [exclude_modules] if isinstance(exclude_modules, str) else exclude_modules or []
+        kept = [name for name in self._exclude_from_cpu_offload if self.components.get(name) is not None]
+        super().enable_group_offload(onload_device, *args, exclude_modules=[*named, *kept], **kwargs)  # type: ignore[misc]
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As diffusers, but the files may be read by whom the umask says: safetensors makes them private."""
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        umask = os.umask(0)
+        os.umask(umask)
+        for file in Path(save_directory).rglob("*.safetensors"):
+            file.chmod(0o666 & ~umask)
