@@ -31,16 +31,17 @@ def option(default: Any = MISSING, help: str = "", **more: Any) -> Any:
 
 
 def parse(
-    settings: type[Settings], description: str, arguments: Sequence[str] | None, default_recipe: Path
+    settings: type[Settings], description: str, arguments: Sequence[str] | None, default_recipe: Path | None = None
 ) -> Settings:
-    """Read the command line, and the recipe that `--recipe` names, into `settings`.
+    """Read the command line, and the recipe that `--recipe` names, into `settings`; None: without it, there is none.
 
     Leaves with exit code 2 and one line for unknown flags or keys, values of another type, missing required settings,
     and whatever `settings` itself refuses by ValueError.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = lambda message: parser.exit(2, f"error: {one_line(message)}\n")  # type: ignore[method-assign]
-    parser.add_argument("--recipe", type=Path, default=default_recipe, help=f"YAML of settings [{default_recipe.name}]")
+    shown = "" if default_recipe is None else f" [{default_recipe.name}]"
+    parser.add_argument("--recipe", type=Path, default=default_recipe, help=f"YAML of settings{shown}")
     hints = get_type_hints(settings)
     known = {item.name: item for item in fields(settings)}  # type: ignore[arg-type]
     try:
@@ -165,11 +166,13 @@ def type_name(hint: Any) -> str:
     return "a mapping" if is_mapping(hint) else str(hint)
 
 
-def read_recipe(path: Path, hints: dict[str, Any], given: set[str]) -> dict[str, Any]:
-    """Return the settings of a YAML file that the command line has not `given`.
+def read_recipe(path: Path | None, hints: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    """Return the settings of a YAML file that the command line has not `given`, none without a file.
 
     Raises ValueError in one line for a file that is no YAML mapping, unknown keys and values of another type.
     """
+    if path is None:
+        return {}
     if not path.is_file():
         raise ValueError(f"--recipe {path} does not exist")
     try:

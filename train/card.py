@@ -1,9 +1,11 @@
-"""The model card of a trained model: what it is, what it was trained on, with what figures."""
+"""The model card of a trained model: what it is, what it was trained on, with what figures, and the words it knows."""
 
 import json
 from contextlib import suppress
 from pathlib import Path
 
+from resdiff.models.prompt_encoder import PromptEncoder
+from resdiff.train.card_of_words import card_of_words
 from resdiff.train.progress import Progress
 
 CARD = """---
@@ -14,7 +16,7 @@ tags: [super-resolution, diffusion, resshift]
 
 # {name}
 
-A residual-shifting super-resolution model (ResShift, arXiv 2307.12348), trained by `train/resshift.py` of resdiff for
+A residual-shifting super-resolution model (ResShift, arXiv 2307.12348), trained by resdiff for
 {step} steps ({minutes:.0f} minutes, {samples} samples) on {photos} photos. `recipe.yaml` has every setting.
 
 ```python
@@ -27,7 +29,7 @@ image = SRPipeline.from_pretrained("{name}")("photo.jpg").images[0]
 """
 
 
-def model_card(output_dir: Path, progress: Progress, photos: int) -> str:
+def model_card(output_dir: Path, progress: Progress, photos: int, text_encoder: PromptEncoder | None = None) -> str:
     """Return the card, with the figures of the last validation in `metrics.jsonl`, if there was any."""
     metrics, lines = output_dir / "metrics.jsonl", []
     for line in metrics.read_text().splitlines() if metrics.exists() else []:
@@ -39,7 +41,7 @@ def model_card(output_dir: Path, progress: Progress, photos: int) -> str:
         last = validations[-1]
         rows = [f"| {key} | {value:.4g} |" for key, value in last.items() if key not in ("step", "minutes")]
         figures = "\n".join([f"Validation after {last['step']} steps:", "", "| figure | mean |", "|---|---|", *rows])
-    return CARD.format(
+    card = CARD.format(
         name=output_dir.resolve().name,
         step=progress.step,
         minutes=progress.seconds / 60,
@@ -47,3 +49,4 @@ def model_card(output_dir: Path, progress: Progress, photos: int) -> str:
         photos=photos,
         figures=figures,
     )
+    return card if text_encoder is None else f"{card}\n{card_of_words(text_encoder)}"

@@ -191,10 +191,11 @@ class Report:
 
     def add(self, logs: dict[str, float], images: int, waited: float, took: float) -> None:
         """Take one step in."""
-        sums = self.progress.sums  # checkpoints keep them: a resumed run logs the means of an uninterrupted one
+        # checkpoints keep them: a resumed run logs the means of an uninterrupted one
+        sums, counts = self.progress.sums, self.progress.counts
         for name, value in logs.items():
             sums[name] = sums.get(name, 0.0) + value
-        self.progress.counts += bool(logs)
+            counts[name] = counts.get(name, 0) + 1
         self.images, self.waited, self.took = self.images + images, self.waited + waited, self.took + took
         self.bar.update()
 
@@ -202,9 +203,9 @@ class Report:
         """Write the means since the last call, if there were any steps."""
         if not self.took:
             return
-        means = {name: value / max(1, self.progress.counts) for name, value in self.progress.sums.items()}
+        means = {name: value / self.progress.counts[name] for name, value in self.progress.sums.items()}
         speed = {"images_per_second": self.images / self.took, "data_wait": self.waited / self.took}
-        self.progress.sums, self.progress.counts = {}, 0
+        self.progress.sums, self.progress.counts = {}, {}
         self.images, self.waited, self.took = 0, 0.0, 0.0
         self._log(means | speed)
         passed = time.monotonic() - self.started

@@ -14,7 +14,7 @@ class Progress:
     average_loss: float | None = None  # running mean, what an exploding loss is compared with
     bad_steps: int = 0  # skipped in a row
     sums: dict[str, float] = field(default_factory=dict)  # of what the steps returned since the last line was logged
-    counts: int = 0  # of these steps
+    counts: dict[str, int] = field(default_factory=dict)  # of the steps that returned it
 
     def state(self) -> dict[str, Any]:
         """Return the fields as plain numbers."""

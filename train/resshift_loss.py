@@ -1,6 +1,5 @@
-"""What one step of `train/resshift.py` computes: degraded batches and the loss of residual shifting."""
+"""What one step of `train/resshift.py` minimises: the loss of residual shifting."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from resdiff.data.degradation.base import Degradation
-from resdiff.data.degradation.pool import PairPool
-from resdiff.data.training_set import Batch, sample_generator
+from resdiff.data.training_set import Batch, device_generator, sample_generator
 from resdiff.diffusion import resshift
 from resdiff.losses.diffusion import error_per_sample
 from resdiff.losses.perceptual import Lpips
@@ -25,6 +22,9 @@ from resdiff.train.arguments import option
 class LossArguments:
     """What the network is trained for."""
 
+    trained_part: Literal["all", "predictor", "denoiser"] = option(
+        "all", "of a PixelUNet: the predictor for the mean alone, the denoiser for the chain, or all for the chain"
+    )
     loss: Literal["mse", "l1"] = option("mse", "error of the prediction")
     loss_space: Literal["latent", "pixel"] = option("latent", "where it is measured; pixel: through the decoder")
     loss_weight: float = option(1.0, "of that error")
@@ -41,6 +41,8 @@ class LossArguments:
             find_weights(VGG.weights, self.lpips_weights)
         if not 0 <= self.last_step_share <= 1:
             raise ValueError(f"--last_step_share {self.last_step_share} must lie in [0, 1]")
+        if self.trained_part == "predictor" and (self.lpips_weight or self.loss_space == "pixel"):
+            raise ValueError("--trained_part predictor has no decoder; leave out --lpips_weight and --loss_space pixel")
         weights = (self.loss_weight, self.lpips_weight)
         if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
             raise ValueError(
@@ -64,6 +66,9 @@ class ResShiftLoss:
     ):
         self.args, self.pipe, self.unet, self.device, self.seed = args, pipe, unet, device, seed
         self.tables = pipe.scheduler.train_tables
+        if args.trained_part == "predictor" and pipe.scheduler.config.prediction_type != "residual":
+            found = pipe.scheduler.config.prediction_type
+            raise ValueError(f"--trained_part predictor predicts the residual; the recipe's prediction_type is {found}")
         weights = args.timestep_weights or (1.0,) * len(pipe.scheduler)
         self.timestep_weights = torch.tensor(weights, device=device)
         self.lpips = Lpips(args.lpips_weights).to(device) if args.lpips_weight else None
@@ -74,18 +79,19 @@ class ResShiftLoss:
         t_max = len(self.pipe.scheduler) - 1
         t = int(torch.randint(t_max + 1, (), generator=generator))
         forced = float(torch.rand((), generator=generator)) < self.args.last_step_share
-        if self.device.type != "cpu":  # thousands of normal numbers are drawn where they are needed
-            seed = int(torch.randint(2**62, (), generator=generator))
-            generator = torch.Generator(self.device).manual_seed(seed)
-        return t_max if forced else t, torch.randn(shape, generator=generator, device=self.device)
+        noise = torch.randn(shape, generator=device_generator(generator, self.device), device=self.device)
+        return t_max if forced else t, noise
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Return the scalars "loss" and its parts of a batch with LR images, both in [0, 1]."""
-        assert batch.lr is not None, "Prepare makes them"
+        assert batch.lr is not None, "`Prepare` makes them"
         args, pipe, config = self.args, self.pipe, self.pipe.scheduler.config
         hr, lq = batch.hr * 2 - 1, batch.lr * 2 - 1
         with torch.no_grad():  # one call for both: the encoder is most of the cost
             x0, y = pipe.encode(torch.cat([hr, pipe.upsample(lq)])).chunk(2)
+        if args.trained_part == "predictor":
+            mean_error = error_per_sample(self.unet(None, None, lq).float(), y - x0, args.loss).mean()
+            return {"loss": mean_error, args.loss: mean_error}
         draws = [self.draw(index, x0.shape[1:]) for index in batch.index]
         t = torch.tensor([step for step, _ in draws], device=self.device)
         noise = torch.stack([field for _, field in draws])
@@ -113,24 +119,3 @@ class ResShiftLoss:
             loss = loss + args.lpips_weight * distance
             parts["lpips"] = distance.mean()
         return {"loss": (self.timestep_weights[t] * loss).mean()} | parts
-
-
-class Prepare:
-    """From what the workers read to a micro-batch on the device: degrade, then the pair pool."""
-
-    def __init__(self, degradation: Degradation, pool: PairPool | None, device: torch.device):
-        self.degradation, self.pool, self.device = degradation, pool, device
-
-    @torch.no_grad()
-    def __call__(self, batch: Batch) -> Batch:
-        """Return the batch with LR images; pairs that were read as pairs stay as they are."""
-        batch = batch.to(self.device)
-        if batch.lr is None:
-            hr, lr = self.degradation.pair(batch.hr, batch.draws)
-            # the reference drops NaN samples; a flat one does no harm, keeps the batch whole, and nothing has to be read back
-            fine = torch.isfinite(lr).flatten(1).all(dim=1)[:, None, None, None]
-            batch = dataclasses.replace(batch, hr=torch.where(fine, hr, 0.5), lr=torch.where(fine, lr, 0.5))
-        if self.pool is None:
-            return batch
-        hr, lr = self.pool.exchange((batch.hr, batch.lr))
-        return dataclasses.replace(batch, hr=hr, lr=lr)

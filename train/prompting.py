@@ -1,0 +1,82 @@
+"""Prompts of a training: what is said of each photo, and how far a result is from what was said."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from resdiff.data.attributes import attributes
+from resdiff.data.phrases import draw_prompt
+from resdiff.data.training_set import Batch, sample_generator
+from resdiff.models.clip_tokenizer import tokenize
+from resdiff.models.prompt_encoder import PromptEncoder
+from resdiff.train.adversarial_loss import Made
+from resdiff.train.arguments import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptingArguments:
+    """How often something is said."""
+
+    prompt_share: float = option(0.5, "of the photos that come with a prompt; the others have none")
+
+    def check_prompts(self) -> None:
+        """Raise ValueError for values that cannot be meant."""
+        if not 0 <= self.prompt_share <= 1:
+            raise ValueError(f"--prompt_share {self.prompt_share} must lie in [0, 1]")
+
+
+class Prompting:
+    """Draws prompts that are true of the photos, and measures results by them."""
+
+    def __init__(self, encoder: PromptEncoder | None, args: PromptingArguments, seed: int, device: torch.device):
+        self.encoder, self.share, self.seed = encoder, args.prompt_share, seed
+        if encoder is not None:
+            encoder.to(device).requires_grad_(False).eval()
+            self.mean = torch.tensor(encoder.config.mean, device=device)
+            self.std = torch.tensor(encoder.config.std, device=device)
+
+    @torch.no_grad()
+    def embed(self, batch: Batch, predicted: Tensor) -> Tensor | None:
+        """Return embeddings (B, prompt_dim) of prompts about the photos, zeros where nothing is said.
+
+        predicted: the mean that the network predicts, (B, 3, H, W) in [-1, 1]. None without an encoder.
+        """
+        if self.encoder is None:
+            return None
+        measured = self.encoder.standardize(attributes(batch.hr, unit(predicted)))
+        texts = []
+        for index, row in zip(batch.index, measured.cpu(), strict=True):
+            generator = sample_generator(self.seed, index, stream="prompt")
+            said = float(torch.rand((), generator=generator)) < self.share
+            texts.append(draw_prompt(row, generator) if said else "")
+        return self.encoder(tokenize(texts).to(predicted.device))
+
+    def distance(self, level: float, share: float, last: int) -> Callable[[Made, Tensor], Tensor] | None:
+        """Return the distance of an image's attributes from their target, a scalar; None without an encoder.
+
+        The target is level * usual + share * (the photo's - usual), as far as L1 and the discriminator let images come
+        on the average, so that some photos ask for more and some for less: from a target out of reach nothing is learned
+        about words. At step `last`, which stays the mean, the level is 0, and images without a prompt are left alone.
+        """
+        if self.encoder is None:
+            return None
+
+        def distance(made: Made, image: Tensor) -> Tensor:
+            hr, predicted = (made.hr + 1) / 2, unit(made.mean)
+            with torch.no_grad():
+                unusual = attributes(hr, predicted) - self.mean
+                target = share * unusual + (0 if made.step == last else level) * self.mean
+            error = (attributes((image + 1) / 2, predicted, hr) - target).abs() / self.std
+            if made.step == last and made.prompt is not None:
+                error = error[made.prompt.any(dim=1)]
+            error = error[torch.isfinite(error)]
+            return error.mean() if len(error) else error.sum()
+
+        return distance
+
+
+def unit(image: Tensor) -> Tensor:
+    """Bring an image from [-1, 1], and a little beyond, to [0, 1]."""
+    return ((image + 1) / 2).clamp(0, 1)
