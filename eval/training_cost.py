@@ -193,7 +193,7 @@ def measure_training(case: Case, settings: Settings) -> Training:
         before = resident_mib("VmRSS")
         reset_peak(torch.device("cpu"))
         run = assemble(args)
-        batches, progress = run.batches(first=0), Progress()
+        batches, progress = run.session.batches(first=0), Progress()
         steps = settings.steps * (SMALL_STEPS if case.recipe == SMALL else 1)
         seconds, waited = [], []
         for _ in range(settings.warmup + steps):
@@ -205,13 +205,13 @@ def measure_training(case: Case, settings: Settings) -> Training:
             run.ema.step()
             progress.step += 1
             seconds.append(time.perf_counter() - started)
-        device = run.accelerator.device.type
+        device = run.session.accelerator.device.type
         return Training(
             case=case,
             device=device,
-            precision=run.accelerator.mixed_precision,
+            precision=run.session.accelerator.mixed_precision,
             threads=torch.get_num_threads(),
-            batch=run.samples_per_step,
+            batch=run.session.samples_per_step,
             steps=steps,
             seconds=[sum(seconds[settings.warmup :])],
             waited=[sum(waited[settings.warmup :])],

@@ -27,7 +27,8 @@ from resdiff.eval.training_cost import (
 from resdiff.models.vq import VQAutoencoder
 from resdiff.train.launch import start
 from resdiff.train.recipe import build_degradation
-from resdiff.train.resshift import Arguments, open_photos
+from resdiff.train.resshift import Arguments
+from resdiff.train.session import open_photos
 
 READ = 32  # samples that are read to know how long one takes
 

@@ -39,7 +39,7 @@ def parse_models(specs: Sequence[str], results: Sequence[str], default: Settings
     """Return the models of `--model "NAME key=value ..."` and `--results NAME=DIR`, in this order.
 
     Args:
-        specs: the keys are settings of `resdiff upscale`: num_inference_steps, prompt, color_fix, tile, dtype, ...
+        specs: the keys are settings of `resdiff upscale`: num_inference_steps, prompt, fidelity, color_fix, tile, dtype, ...
         default: the settings that a spec does not name.
 
     Raises:

@@ -1,16 +1,13 @@
-"""A run as one HTML page that needs nothing else: template, style sheet and script are this package's data."""
+"""A run as one HTML page that needs nothing else."""
 
 from collections.abc import Sequence
-from importlib.resources import files
-
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from resdiff.eval.harness.cells import ARROWS, NONE, WORDS, costs, gaps, of_images, tables, value_range
 from resdiff.eval.harness.document import Document, FigureColumn
 from resdiff.eval.harness.page import tradeoffs
 from resdiff.eval.harness.page.gallery import HR, LR, Gallery
 from resdiff.eval.harness.page.plots import shape
+from resdiff.eval.harness.page.template import render_page
 
 DISTORTION_DEFAULTS = ("psnr_y", "psnr_rgb", "lpips")
 PERCEPTION_DEFAULTS = ("niqe", "clip_iqa")
@@ -18,9 +15,6 @@ PERCEPTION_DEFAULTS = ("niqe", "clip_iqa")
 
 def render(document: Document, gallery: Gallery) -> str:
     """Return the page. Every text of the run is escaped."""
-    page = files(__package__)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(page.joinpath("page.html.j2").read_text(encoding="utf-8"))
     distortion, perception = (tradeoffs.shown(document, distortion=kind) for kind in (True, False))
     measured = tradeoffs.measured(document)
     state = _first_state(document, distortion, perception, measured)
@@ -28,7 +22,8 @@ def render(document: Document, gallery: Gallery) -> str:
     missing = gaps(all_tables, document.figures)
     by_image = of_images(document)
     sides = [LR, *(m.name for m in document.models), *([HR] if any(s.has_hr for s in document.sets) else [])]
-    return template.render(
+    return render_page(
+        "page",
         run=document,
         gallery=gallery,
         tables=all_tables,
@@ -56,8 +51,6 @@ def render(document: Document, gallery: Gallery) -> str:
         words=WORDS,
         value_range=value_range,
         shape=shape,
-        css=Markup(page.joinpath("page.css").read_text(encoding="utf-8")),
-        js=Markup(page.joinpath("page.js").read_text(encoding="utf-8")),
     )
 
 

@@ -1,0 +1,1 @@
+"""What the bundled model promises, measured: detail, dial, words, photos and speed, one file each."""
