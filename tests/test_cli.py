@@ -84,6 +84,7 @@ class Slow:
         from resdiff.tiling import Smooth
         return Smooth(512, overlap=64)
     def check_inputs(self, **options): pass
+    def steps_taken(self, num_inference_steps, fidelity): return 4
     def __call__(self, photos, prompt, **options):
         from resdiff.images import to_uint8
         from resdiff.pictures import Picture

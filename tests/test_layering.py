@@ -46,7 +46,7 @@ ALLOWED = {
     "schedulers": {"diffusion"},
     "models": {"attention"},
     "checkpoints": {"models", "schedulers", "files"},
-    "data": FIRST_ROW,
+    "data": FIRST_ROW | {"metrics"},
     "losses": FIRST_ROW | {"diffusion", "models", "metrics"},
     "metrics": FIRST_ROW | {"checkpoints"},
     "pipelines": FIRST_ROW | {"diffusion", "schedulers", "models", "checkpoints"},

@@ -16,12 +16,18 @@ from resdiff.tiling import Smooth
 class NearestPipeline:
     """Nearest x4 behind the pipeline's call. `trouble` maps the number of a call to what is raised in it."""
 
-    native_scale, default_steps, default_color_fix = 4, 4, "none"
+    native_scale, default_steps, default_color_fix, takes_prompt = 4, 4, "none", True
     device, dtype, components, config = torch.device("cpu"), torch.float32, {}, {}
 
     def __init__(self):
         self.calls = []
         self.trouble = {}
+
+    def steps_taken(self, num_inference_steps, fidelity):
+        return 1 if fidelity == 1 else num_inference_steps or self.default_steps
+
+    def default_guidance_scale(self, negative):
+        return 2.0 if negative else 1.0
 
     def as_tiling(self, tile, tile_batch):
         return Smooth(512, overlap=64)

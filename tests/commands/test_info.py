@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from resdiff.checkpoints import cache
+from resdiff.pipelines import SRPipeline
 
 
 def told(result) -> dict[str, str]:
@@ -39,7 +40,8 @@ def test_animations_and_16_bits_are_told(resdiff, tmp_path):
 def test_the_bundled_model_and_bicubic_are_described(resdiff):
     lines = told(resdiff("info", "resdiff-small"))
     assert (lines["family"], lines["scale"], lines["steps"]) == ("ResShiftPipeline", "x4", "4 by default")
-    assert lines["parameters"] == "5.18 million" and lines["padded to"] == "multiples of 4 pixels"
+    count = sum(p.numel() for network in SRPipeline.from_pretrained().networks for p in network.parameters())
+    assert lines["parameters"] == f"{count / 1e6:.2f} million" and lines["padded to"] == "multiples of 4 pixels"
     assert lines["licence"] == "Apache-2.0" and "diffusion_pytorch_model.safetensors" in lines["file"]
     assert told(resdiff("info", "bicubic"))["parameters"] == "none"
 

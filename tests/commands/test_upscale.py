@@ -120,7 +120,8 @@ def test_ctrl_c_while_the_model_is_loaded_is_one_line(resdiff, photos, tmp_path,
 def test_options_reach_the_pipeline(resdiff, pipe, photos, tmp_path):
     (tmp_path / "mask.png").write_bytes((photos / "two.png").read_bytes())
     options = (
-        "--model m --as sinsr-v1 --scale 2 --steps 3 --prompt fur --seed 7 --color-fix luma --tile 96 --tile-batch 2 "
+        "--model m --as sinsr-v1 --scale 2 --steps 3 --prompt fur --seed 7 --fidelity 0.5 "
+        "--negative-prompt soft --guidance-scale 1.5 --color-fix luma --tile 96 --tile-batch 2 "
         f"--device cpu --dtype fp32 --mask {tmp_path / 'mask.png'}"
     ).split()
     assert resdiff("upscale", photos / "two.png", "-o", tmp_path / "out", *options).exit_code == 0
@@ -132,6 +133,9 @@ def test_options_reach_the_pipeline(resdiff, pipe, photos, tmp_path):
     assert call == {
         "scale": 2,
         "num_inference_steps": 3,
+        "negative_prompt": "soft",
+        "guidance_scale": 1.5,
+        "fidelity": 0.5,
         "color_fix": "luma",
         "tile": 96,
         "mask": tmp_path / "mask.png",
@@ -164,6 +168,10 @@ def test_warnings_are_one_line_each(resdiff, pipe, photos, tmp_path, monkeypatch
         ("--scale nan", "scale is nan; pass a positive number"),
         ("--steps -1", "steps is -1; pass a positive number"),
         ("--steps 99", "num_inference_steps=99 must lie between 1 and 15"),
+        ("--fidelity 2", "fidelity is 2.0; pass a number from 0 to 1"),
+        ("--fidelity nan", "fidelity is nan; pass a number from 0 to 1"),
+        ("--guidance-scale -1", "guidance-scale is -1.0; pass a number from 0"),
+        ("--guidance-scale inf", "guidance-scale is inf; pass a number from 0"),
         ("--color-fix sepia", "color-fix is 'sepia'; choose auto, none, adain, wavelet, luma"),
         ("--tile big", "tile is 'big'; choose auto, off, reference[:size[:stride]] or a size in pixels"),
         ("--tile 0", "tile is '0'; choose"),

@@ -12,13 +12,15 @@ DEFAULT = Settings(device="cpu", dtype="float32", seed=3)
 
 
 def test_a_spec_sets_what_it_names_and_the_rest_is_the_runs(tmp_path) -> None:
-    spec = "resdiff-small num_inference_steps=4 prompt='sharp fur' tile=64 color_fix=none"
+    said = "prompt='sharp fur' negative_prompt=soft guidance_scale=1.5 fidelity=0.5"
+    spec = f"resdiff-small num_inference_steps=4 {said} tile=64 color_fix=none"
     (model,) = parse_models([spec], [], DEFAULT)
     assert model.settings == Settings(
         model="resdiff-small", device="cpu", dtype="float32", seed=3,
-        num_inference_steps=4, prompt="sharp fur", tile=64, color_fix="none",
+        num_inference_steps=4, prompt="sharp fur", negative_prompt="soft", guidance_scale=1.5, fidelity=0.5,
+        tile=64, color_fix="none",
     )  # fmt: skip
-    assert model.name == "resdiff-small num_inference_steps=4 prompt=sharp fur tile=64 color_fix=none"
+    assert model.name == spec.replace("'", "")
     assert model.kind == "pipeline" and model.call["num_inference_steps"] == 4
 
 

@@ -2,48 +2,19 @@
 
 import html
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
+from .browser import browsed
 from .conftest import HOSTILE
-
-FLAGS = (
-    "headless",
-    "no-sandbox",
-    "disable-gpu",
-    "disable-quic",
-    "no-first-run",
-    "disable-background-networking",
-    "disable-component-update",
-    "disable-sync",
-    "window-size=1200,4000",
-    "virtual-time-budget=2000",
-    "dump-dom",
-)
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture
 def browse(page, tmp_path) -> Callable[..., str]:
-    """A function that opens the page at a state, lets a script act on it, and returns the document as it is then."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome on PATH")
-
-    def open_page(state: str = "", script: str = "") -> str:
-        copy_of = tmp_path / "page.html"
-        copy_of.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
-        flags = [f"--{flag}" for flag in FLAGS]
-        address = copy_of.as_uri() + (f"#{state}" if state else "")
-        profile = f"--user-data-dir={tmp_path / 'profile'}"
-        done = subprocess.run([CHROMIUM, *flags, profile, address], capture_output=True, text=True, timeout=180)
-        assert done.returncode == 0, done.stderr[-500:]
-        assert re.search(r'<html[^>]*data-errors="\[\]"', done.stdout), "the page reports errors"
-        return done.stdout
-
-    return open_page
+    """A function that opens the page; its arguments are the state and a script, see `browsed`."""
+    return partial(browsed, page, tmp_path)
 
 
 def rows_of(dom: str) -> list[str]:

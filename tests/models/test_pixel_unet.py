@@ -89,3 +89,49 @@ def test_wrong_sizes_and_masks_are_refused() -> None:
         unet(x, t, lq, lq[:, :1])
     with pytest.raises(ValueError, match="same number of levels"):
         PixelUNet(channels=(8, 16), num_blocks=(1,))
+    with pytest.raises(ValueError, match="positive"):
+        PixelUNet(channels=(8, 16), num_blocks=(1, 0))
+
+
+@torch.no_grad()
+def test_a_prediction_made_beforehand_gives_the_same_output() -> None:
+    unet, (x, t, lq) = tiny(), inputs()
+    prediction = unet.predict(lq)
+    assert prediction.shape == (2, 8 + 48, 16, 24)
+    assert torch.equal(unet(x, t, lq, prediction=prediction), unet(x, t, lq))
+    assert torch.equal(unet(x, t, torch.zeros_like(lq), prediction=prediction), unet(x, t, lq))
+
+
+@torch.no_grad()
+def test_without_a_noisy_image_the_output_is_the_predictor_s_mean() -> None:
+    unet, (x, t, lq) = tiny(), inputs()
+    mean = unet(None, None, lq)
+    assert mean.shape == x.shape and mean.abs().max() > 0
+    torch.nn.init.zeros_(unet.denoiser.conv_out.weight)
+    torch.nn.init.zeros_(unet.denoiser.conv_out.bias)
+    assert torch.equal(unet(x, t, lq), mean)  # an untrained denoiser adds nothing
+
+
+@torch.no_grad()
+def test_a_prompt_of_zeros_changes_no_bit_and_another_does() -> None:
+    unet, (x, t, lq) = tiny(prompt_dim=4), inputs()
+    plain = unet(x, t, lq)
+    assert torch.equal(unet(x, t, lq, prompt=torch.zeros(2, 4)), plain)
+    one_told = unet(x, t, lq, prompt=torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0]]))
+    assert torch.equal(one_told[0], plain[0]) and not torch.allclose(one_told[1], plain[1])
+
+
+def test_a_fresh_network_ignores_prompts_but_can_learn_them() -> None:
+    torch.manual_seed(0)
+    unet, (x, t, lq) = PixelUNet(channels=(8, 12), num_blocks=(1, 1), prompt_dim=4), inputs()
+    torch.nn.init.normal_(unet.denoiser.conv_out.weight)
+    torch.nn.init.normal_(unet.denoiser.body.mid_blocks[0].conv2.weight)
+    assert torch.equal(unet(x, t, lq, prompt=torch.ones(2, 4)), unet(x, t, lq))
+    unet(x, t, lq, prompt=torch.ones(2, 4)).square().mean().backward()
+    assert unet.denoiser.body.mid_blocks[0].film.prompt.weight.grad.abs().max() > 0
+
+
+def test_the_two_parts_share_no_parameter_and_leave_none_out() -> None:
+    unet = tiny(prompt_dim=4)
+    parts = [{id(p) for module in unet.parts(name) for p in module.parameters()} for name in ("predictor", "denoiser")]
+    assert not parts[0] & parts[1] and parts[0] | parts[1] == {id(p) for p in unet.parameters()}

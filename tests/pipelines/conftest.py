@@ -6,11 +6,15 @@ import pytest
 import torch
 
 from resdiff.checkpoints.known import bundled_folder
+from resdiff.models.clip_tokenizer import tokenize
 from resdiff.models.pixel_unet import PixelUNet
+from resdiff.models.prompt_encoder import PromptEncoder
 from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.schedulers.resshift import ResShiftScheduler
+
+WORDS = ("sharp", "soft")
 
 
 def randomise(module: torch.nn.Module, std: float = 0.08) -> torch.nn.Module:
@@ -26,6 +30,19 @@ def pixel_pipeline() -> ResShiftPipeline:
     unet = PixelUNet(channels=(8, 12), num_blocks=(1, 1), embed_dim=16)
     scheduler = ResShiftScheduler.from_pretrained(bundled_folder() / "scheduler")
     return quiet(ResShiftPipeline(randomise(unet), None, scheduler, padding_multiple=2, upsampling="pil"))
+
+
+def worded_pipeline() -> ResShiftPipeline:
+    """The bundled model's kind with words: WORDS are known, each with an effect of its own."""
+    torch.manual_seed(1)
+    unet = PixelUNet(channels=(8, 12), num_blocks=(1, 1), denoiser_blocks=(1,), embed_dim=16, prompt_dim=4)
+    encoder = randomise(PromptEncoder(dim=4, width=6), std=0.5)
+    torch.nn.init.zeros_(encoder.table.weight)
+    for ids in tokenize(WORDS):
+        torch.nn.init.normal_(encoder.table.weight.data[ids[0]])
+    scheduler = ResShiftScheduler.from_pretrained(bundled_folder() / "scheduler")
+    unet = randomise(unet, std=0.15)
+    return quiet(ResShiftPipeline(unet, None, scheduler, encoder, padding_multiple=2, upsampling="pil"))
 
 
 def latent_pipeline(scale: int = 4, mask: bool = False) -> ResShiftPipeline:
@@ -45,7 +62,9 @@ def latent_pipeline(scale: int = 4, mask: bool = False) -> ResShiftPipeline:
     )
     vae = VQAutoencoder(ch=32, ch_mult=(1, 1, 1), num_res_blocks=1, n_embed=4)  # few codes: ties are rare
     scheduler = ResShiftScheduler(num_train_timesteps=4, min_noise_level=0.2)
-    return quiet(ResShiftPipeline(randomise(unet), randomise(vae), scheduler, scale, padding_multiple=16 * 4 // scale))
+    return quiet(
+        ResShiftPipeline(randomise(unet), randomise(vae), scheduler, scale=scale, padding_multiple=16 * 4 // scale)
+    )
 
 
 def quiet(pipe: ResShiftPipeline) -> ResShiftPipeline:
@@ -57,6 +76,12 @@ def quiet(pipe: ResShiftPipeline) -> ResShiftPipeline:
 def pixel() -> ResShiftPipeline:
     """The bundled model's kind: pixels, no autoencoder."""
     return pixel_pipeline()
+
+
+@pytest.fixture(scope="module")
+def worded() -> ResShiftPipeline:
+    """The bundled model's kind, with a text encoder that knows two words."""
+    return worded_pipeline()
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from PIL import Image
 
 from resdiff.checkpoints.known import bundled_folder
 from resdiff.metrics.psnr import psnr
+from resdiff.metrics.texture import sharpness
 from resdiff.pipelines import SRPipeline
 from resdiff.resize import matlab_legacy
 
@@ -50,7 +51,9 @@ def test_it_beats_bicubic_on_a_photo_it_was_not_trained_on(bundled, steps: int, 
 def test_its_weights_are_small_and_half_precision_on_disk_and_float32_in_memory(bundled) -> None:
     files = list(bundled_folder().rglob("*.safetensors"))
     assert sum(f.stat().st_size for f in files) < 16 * 2**20
-    assert sum(p.numel() for p in bundled.unet.parameters()) * 2 < files[0].stat().st_size * 1.01
+    assert sum(p.numel() for network in bundled.networks for p in network.parameters()) * 2 < sum(
+        f.stat().st_size for f in files
+    )
     assert bundled.unet.dtype == torch.float32
 
 
@@ -85,3 +88,29 @@ def test_seeds_give_different_images_and_the_same_seed_the_same(bundled) -> None
     lr, _ = photo_pair()
     a, b, c = (bundled(lr, generator=seeded(s), output_type="pt").images for s in (0, 0, 1))
     assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_words_move_the_detail_and_others_change_no_bit(bundled) -> None:
+    lr, _ = photo_pair()
+    found = {
+        prompt: bundled(lr, prompt, generator=seeded(), output_type="pt").images
+        for prompt in ("sharp fur", "", "soft fur", "sharp violin")
+    }
+    sharp, none, soft = (float(sharpness(255 * found[prompt])) for prompt in ("sharp fur", "", "soft fur"))
+    assert sharp > 1.02 * none > 1.02**2 * soft
+    assert torch.equal(found["sharp violin"], found["sharp fur"])
+    with pytest.warns(UserWarning, match="elephant"):
+        unknown = bundled(lr, "an elephant", generator=seeded(), output_type="pt").images
+    assert torch.equal(unknown, found[""])
+
+
+def test_the_dial_goes_from_detail_to_the_mean(bundled) -> None:
+    lr, hr = photo_pair()
+    images = [
+        bundled(lr, fidelity=fidelity, generator=seeded(), output_type="pt").images
+        for fidelity in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    detail = [float(sharpness(255 * image)) for image in images]
+    quality = [float(psnr((255 * image).round(), hr, 4)) for image in images]
+    assert detail == sorted(detail, reverse=True) and quality == sorted(quality)
+    assert torch.equal(images[-1], bundled(lr, num_inference_steps=1, generator=seeded(), output_type="pt").images)

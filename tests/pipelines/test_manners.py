@@ -96,6 +96,12 @@ def test_whatever_is_called_first_brings_the_network_to_its_device(latent, call)
     assert sum(network.device.type == "meta" for network in networks(own)) == 1
 
 
+def test_a_look_at_the_photo_brings_the_network_to_its_device(pixel) -> None:
+    own = copy.deepcopy(pixel)
+    cpu_offload_with_hook(own.unet, torch.device("meta"))
+    assert own.unet.predict(torch.zeros(1, 3, 16, 16, device="meta")).device.type == "meta"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is an accelerator")
 @pytest.mark.parametrize("name", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
 def test_offloading_without_an_accelerator_is_one_line(own, name) -> None:

@@ -114,7 +114,7 @@ def test_out_of_memory_in_the_middle_of_a_call_changes_the_tile_not_the_picture(
     decode, first = pixel.decode, []
 
     def short_of_memory(latents: torch.Tensor) -> torch.Tensor:
-        if max(latents.shape[-2:]) > 4 * 120:
+        if max(latents.shape[-2:]) > 4 * 130:
             first.append(latents.shape)
             raise torch.OutOfMemoryError("CUDA out of memory")
         return decode(latents)

@@ -24,12 +24,18 @@ def photo_file(path: Path, value: int = 100, mode: str = "RGB") -> Path:
 class NoisyPipeline:
     """Nearest x4 plus noise drawn from the generators, as a diffusion pipeline would."""
 
-    native_scale, default_steps, default_color_fix = 4, 3, "none"
+    native_scale, default_steps, default_color_fix, takes_prompt = 4, 3, "none", True
     device, dtype, components, config = torch.device("cpu"), torch.float32, {}, {}
 
     def __init__(self):
         self.calls = []
         self.generators = []
+
+    def steps_taken(self, num_inference_steps, fidelity):
+        return 1 if fidelity == 1 else num_inference_steps or self.default_steps
+
+    def default_guidance_scale(self, negative):
+        return 2.0 if negative else 1.0
 
     def as_tiling(self, tile, tile_batch):
         return Smooth(512, overlap=64)
@@ -72,6 +78,9 @@ def test_settings_reach_the_pipeline(tmp_path):
         scale=2.5,
         num_inference_steps=4,
         prompt="fur",
+        negative_prompt="soft",
+        guidance_scale=1.5,
+        fidelity=0.25,
         color_fix="luma",
         tile=96,
         tile_batch=2,
@@ -84,6 +93,9 @@ def test_settings_reach_the_pipeline(tmp_path):
         (
             "fur",
             {
+                "negative_prompt": "soft",
+                "guidance_scale": 1.5,
+                "fidelity": 0.25,
                 "mask": mask,
                 "scale": 2.5,
                 "num_inference_steps": 4,
@@ -138,10 +150,31 @@ def test_the_record_holds_the_defaults_that_were_used(tmp_path):
     record = Restorer(NoisyPipeline(), Settings()).record()
     assert record == Restorer(NoisyPipeline(), Settings(scale=4, num_inference_steps=3, color_fix="none")).record()
     assert (record["scale"], record["steps"], record["dtype"], record["device"]) == (4.0, 3, "float32", "cpu")
+    assert record["steps"] != Restorer(NoisyPipeline(), Settings(fidelity=1.0)).record()["steps"] == 1
     masks = [photo_file(tmp_path / f"{value}.png", value, "L") for value in (1, 2, 1)]
     hashes = [Restorer(NoisyPipeline(), Settings(mask=mask)).record()["mask"] for mask in masks]
     assert hashes[0] != hashes[1]
     assert Restorer(NoisyPipeline(), Settings(seed=1)).record() != record
+
+
+def test_the_record_tells_apart_what_was_said():
+    def record(**settings) -> dict:
+        return Restorer(NoisyPipeline(), Settings(**settings)).record()
+
+    unsaid = record()
+    assert [unsaid[key] for key in ("prompt", "negative-prompt", "guidance-scale", "fidelity")] == [None] * 4
+    assert record(guidance_scale=3) == unsaid  # there is nothing to guide
+    assert record(prompt="fur") == record(prompt="fur", guidance_scale=1)
+    assert record(negative_prompt="soft") == record(negative_prompt="soft", guidance_scale=2)
+    said = [
+        {"prompt": "fur"},
+        {"negative_prompt": "fur"},
+        {"prompt": "fur", "guidance_scale": 2},
+        {"fidelity": 0},
+        {"fidelity": 0.5},
+    ]
+    records = [unsaid, *(record(**settings) for settings in said)]
+    assert all(a != b for i, a in enumerate(records) for b in records[:i])
 
 
 def test_weights_are_told_apart_by_their_numbers_and_settings():

@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub.utils import filter_repo_objects
 
 from resdiff.models.pixel_unet import PixelUNet
+from resdiff.models.prompt_encoder import PromptEncoder
 from resdiff.pipelines import SRPipeline
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.schedulers.resshift import ResShiftScheduler
@@ -146,6 +147,8 @@ def test_the_card_has_the_figures_of_the_last_validation(tmp_path) -> None:
     assert "| psnr_y_1_step | 31.42 |" in card and "| ssim_y_1_step | 0.9 |" in card and "| loss" not in card
     (tmp_path / "metrics.jsonl").write_text("")
     assert "It was not validated." in model_card(tmp_path, Progress(), photos=7)
+    assert "## Words" not in card
+    assert "\n\n## Words\n" in model_card(tmp_path, Progress(), 7, PromptEncoder())
 
 
 class Hub:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import resdiff.train.adversarial as adversarial
 import resdiff.train.resshift as script
 from resdiff.checkpoints.known import KNOWN
 from resdiff.data.degradation.presets import PRESETS
@@ -30,6 +31,7 @@ SWIN = {
 }
 VAE = {"ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "n_embed": 8}
 RECIPES = sorted((Path(script.__file__).parent / "recipes").glob("*.yaml"))
+ADVERSARIAL = [path for path in RECIPES if path.stem.endswith("_adversarial")]
 PUBLISHED = {
     "realsr_v1": "resshift-realsrx4-v1",
     "realsr_v2": "resshift-realsrx4-v2",
@@ -151,7 +153,17 @@ def test_the_degradation_must_reduce_as_much_as_the_model_enlarges() -> None:
         check_crop((32, 32), pipe, build_degradation("face-gfpgan"))
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_recipe_of_the_adversarial_stage_is_one_of_the_same_data() -> None:
+    (path,) = ADVERSARIAL
+    (chain,) = (path for path in RECIPES if path.stem.endswith("_chain"))
+    common = ["--train_data_dir", "x", "--output_dir", "y", "--max_train_steps", "1"]
+    args = adversarial.parse_args(["--recipe", str(path), "--pretrained_model_name_or_path", "z", *common])
+    before = parse_args(["--recipe", str(chain), *common])
+    assert args.degradation == before.degradation and args.crop == before.crop
+    build_degradation(args.degradation)
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if p not in ADVERSARIAL], ids=lambda path: path.stem)
 def test_a_recipe_that_comes_along_fits_together(path) -> None:
     args = parse_args(["--recipe", str(path), "--train_data_dir", "x", "--output_dir", "y", "--max_train_steps", "1"])
     with torch.device("meta"):

@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from resdiff.models.vq import VQAutoencoder
 from resdiff.pipelines import SRPipeline
 from resdiff.runs.launcher import RunAborted
-from resdiff.train.resshift import parse_args
+from resdiff.train.resshift import assemble, parse_args
+
+from .conftest import TINY
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "train" / "resshift.py"
@@ -123,6 +125,17 @@ def test_the_model_has_the_averaged_weights(train) -> None:
     for i, (name, _) in enumerate(parameters):
         assert torch.equal(model[name], average[f"shadow.{i}"])
     assert any(not torch.equal(model[name], trained[name]) for name, _ in parameters)
+
+
+def test_whatever_is_trained_takes_part_in_the_loss(photos, write_recipe, tmp_path) -> None:
+    # several processes wait for the gradients of all of it; a network that takes prompts is trained without any here
+    recipe = write_recipe(unet=TINY["unet"] | {"prompt_dim": 4})
+    flags = ["--train_data_dir", str(photos), "--output_dir", str(tmp_path / "run"), "--max_train_steps", "1"]
+    run = assemble(parse_args(["--recipe", str(recipe), *flags]))
+    (batch,) = next(run.session.batches(0))
+    run.loss(run.session.prepare(batch))["loss"].backward()
+    unet = run.session.pipe.unet
+    assert [name for name, p in unet.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def test_a_latent_model_trains_and_opens(train, photos, autoencoder, metrics) -> None:

@@ -18,7 +18,8 @@ from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.resize import bicubic
 from resdiff.schedulers.resshift import ResShiftScheduler
 from resdiff.train import resshift_loss
-from resdiff.train.resshift_loss import LossArguments, Prepare, ResShiftLoss
+from resdiff.train.prepare import Prepare
+from resdiff.train.resshift_loss import LossArguments, ResShiftLoss
 
 CPU = torch.device("cpu")
 SCHEDULE = {"num_train_timesteps": 4, "min_noise_level": 0.2, "kappa": 2.0}
@@ -75,6 +76,20 @@ def test_the_loss_of_an_untrained_pixel_network_is_the_error_of_bicubic(kind, po
     expected = (enlarged - (samples.hr * 2 - 1)).abs().pow(power).mean()
     torch.testing.assert_close(terms["loss"], expected)
     assert terms.keys() == {"loss", kind} and torch.equal(terms["loss"], terms[kind])
+
+
+def test_the_predictor_alone_is_trained_for_the_mean() -> None:
+    pipe, samples = pixel_pipeline(), batch([0, 1])
+    torch.nn.init.normal_(pipe.unet.predictor.conv_out.weight, std=0.1)
+    terms = loss_of(pipe, loss="l1", trained_part="predictor")(samples)
+    lq = samples.lr * 2 - 1
+    mean = bicubic(lq, (32, 32), "pil") - pipe.unet(None, None, lq)
+    torch.testing.assert_close(terms["loss"], (mean - (samples.hr * 2 - 1)).abs().mean())
+    terms["loss"].backward()
+    assert pipe.unet.predictor.conv_in.weight.grad.abs().max() > 0
+    assert all(p.grad is None for p in pipe.unet.denoiser.parameters())
+    with pytest.raises(ValueError, match="--trained_part predictor has no decoder"):
+        LossArguments(trained_part="predictor", lpips_weight=1.0).check_loss()
 
 
 @pytest.mark.parametrize("prediction_type", ["xstart", "residual", "epsilon", "epsilon_scale"])

@@ -86,9 +86,37 @@ def test_clean_and_degraded_samples_share_a_batch() -> None:
         assert (together[i] - LIGHT.pair(hr[i : i + 1], [draw])[1][0]).abs().max() < 1 / 254
 
 
+def test_parts_come_alone_as_often_as_is_asked_for() -> None:
+    light = Light(clean_prob=0.0, blur_prob=0.5, noise_prob=0.25, jpeg_prob=0.75)
+    extras = [e for i in range(1500) if (e := light.draw(64, 64, seeded(i)).extra)]
+    assert len(extras) == 1500
+    blurred = sum(not torch.equal(e.kernel, delta_kernel(7).float()) for e in extras)
+    assert 0.44 < blurred / 1500 < 0.56
+    assert 0.2 < sum(e.sigma > 0 for e in extras) / 1500 < 0.3
+    assert 0.7 < sum(e.quality is not None for e in extras) / 1500 < 0.8
+
+
+def test_without_jpeg_a_sample_keeps_its_noise_and_nothing_else_happens_to_it() -> None:
+    hr = photo(2)
+    both = [extra(quality=None), extra(sigma=4.0, quality=None)]
+    untouched, noisy = LIGHT.pair(hr, both)[1]
+    clean = LIGHT.pair(hr, [LightDraw(None)] * 2)[1]
+    assert (untouched - clean[0]).abs().max() < 1 / 254
+    assert float((noisy - clean[1]).std() * 255) == pytest.approx(4, rel=0.1)
+    mixed = LIGHT.pair(hr, [both[0], extra(quality=20.0)])[1]
+    assert torch.equal(mixed[0], untouched) and (mixed[1] - clean[1]).abs().max() > 2 / 255
+
+
 @pytest.mark.parametrize(
     "fields",
-    [{"scale": 0}, {"blur": (0.0, 1.0)}, {"jpeg": (70.0, 100.0)}, {"noise": (-1.0, 4.0)}, {"area_prob": 1.5}],
+    [
+        {"scale": 0},
+        {"blur": (0.0, 1.0)},
+        {"jpeg": (70.0, 100.0)},
+        {"noise": (-1.0, 4.0)},
+        {"area_prob": 1.5},
+        {"jpeg_prob": 2.0},
+    ],
     ids=str,
 )
 def test_impossible_settings_are_refused_in_one_line(fields: dict) -> None:

@@ -1,0 +1,87 @@
+"""What is said of photos in training, and how far results are from it."""
+
+import pytest
+import torch
+
+from resdiff.data.attributes import attributes
+from resdiff.data.training_set import Batch
+from resdiff.models.clip_tokenizer import tokenize
+from resdiff.models.prompt_encoder import PromptEncoder
+from resdiff.train.adversarial_loss import Made
+from resdiff.train.prompting import Prompting, PromptingArguments
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def encoder() -> PromptEncoder:
+    """An encoder with random embeddings for every token: each prompt says something."""
+    torch.manual_seed(0)
+    encoder = PromptEncoder(mean=(0.5, 0.0, 0.0, 0.5), std=(0.5, 0.5, 0.1, 0.5))
+    torch.nn.init.normal_(encoder.table.weight)
+    return encoder
+
+
+def batch(count: int = 6) -> tuple[Batch, torch.Tensor]:
+    """Noisy photos, and smoother predictions of them in [-1, 1]."""
+    g = torch.Generator().manual_seed(0)
+    hr = torch.rand(count, 3, 64, 64, generator=g)
+    mean = torch.nn.functional.avg_pool2d(hr, 5, 1, 2) * 2 - 1
+    batch = Batch(index=[*range(count)], hr=hr, lr=None, draws=[None] * count, captions=[""] * count, tags=[()] * count)
+    return batch, mean
+
+
+def made(step: int, prompt: torch.Tensor | None) -> Made:
+    samples, mean = batch(2)
+    return Made(hr=samples.hr * 2 - 1, y=mean, mean=mean, x0=mean, prompt=prompt, step=step)
+
+
+def test_a_sample_is_always_told_the_same_and_the_share_is_kept(encoder) -> None:
+    samples, mean = batch(60)
+    told = Prompting(encoder, PromptingArguments(prompt_share=0.5), 1, CPU).embed(samples, mean)
+    again = Prompting(encoder, PromptingArguments(prompt_share=0.5), 1, CPU).embed(samples, mean)
+    other = Prompting(encoder, PromptingArguments(prompt_share=0.5), 2, CPU).embed(samples, mean)
+    assert told.shape == (60, 4) and torch.equal(told, again) and not torch.equal(told, other)
+    assert 18 <= int(told.any(dim=1).sum()) <= 42
+    silent = Prompting(encoder, PromptingArguments(prompt_share=0.0), 1, CPU).embed(samples, mean)
+    assert not silent.any()
+
+
+def test_what_is_said_is_what_was_measured(encoder, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr("resdiff.train.prompting.draw_prompt", lambda row, generator: seen.append(row) or "sharp")
+    samples, mean = batch(2)
+    told = Prompting(encoder, PromptingArguments(prompt_share=1.0), 1, CPU).embed(samples, mean)
+    expected = encoder.standardize(attributes(samples.hr, (mean + 1) / 2))
+    torch.testing.assert_close(torch.stack([torch.as_tensor(row) for row in seen]), expected, equal_nan=True)
+    assert torch.equal(told, encoder(tokenize(["sharp", "sharp"])))
+
+
+def test_the_target_lies_between_what_is_usual_and_the_photo(encoder) -> None:
+    example, usual = made(step=1, prompt=None), torch.tensor(encoder.config.mean)
+    prompting = Prompting(encoder, PromptingArguments(), 1, CPU)
+    assert float(prompting.distance(1.0, 1.0, last=3)(example, example.hr)) == pytest.approx(0, abs=1e-4)
+    samples, mean = batch(2)
+    photo = attributes(samples.hr, (mean + 1) / 2)
+    known = torch.isfinite(photo)
+    for level, share in ((0.0, 1.0), (0.5, 0.25), (1.0, 0.0)):
+        target = level * usual + share * (photo - usual)
+        expected = ((photo - target).abs() / torch.tensor(encoder.config.std))[known].mean()
+        found = prompting.distance(level, share, last=3)(example, example.hr)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_at_the_last_step_images_without_a_prompt_are_left_alone(encoder) -> None:
+    distance = Prompting(encoder, PromptingArguments(), 1, CPU).distance(level=0.4, share=1.0, last=3)
+    prompt = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0]])
+    example = made(step=3, prompt=prompt)
+    image = example.mean.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(distance(example, image), image)
+    assert not gradient[0].any() and gradient[1].any()
+
+
+def test_without_an_encoder_nothing_is_said_nor_asked_for() -> None:
+    prompting = Prompting(None, PromptingArguments(), 1, CPU)
+    assert prompting.embed(*batch(2)) is None and prompting.distance(0.4, 0.5, 3) is None
+    with pytest.raises(ValueError, match="--prompt_share 2 must lie in"):
+        PromptingArguments(prompt_share=2).check_prompts()
