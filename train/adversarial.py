@@ -70,7 +70,7 @@ class Run:
     ema: Ema
     chain: Chain
     loss: GeneratorLoss
-    update: Update[Made]
+    update: Update[Batch]
     discriminator: torch.nn.Module  # as prepared
     discriminator_optimizer: torch.optim.Optimizer
 
@@ -140,7 +140,7 @@ def assemble(args: Arguments) -> Run:
     return Run(
         session=session,
         ema=Ema(pipe.unet.parameters(), args.ema_decay, args.ema_warmup),
-        chain=Chain(pipe, unet, prompting.embed, args.seed),
+        chain=Chain(pipe, unet, prompting.say, args.seed),
         loss=GeneratorLoss(
             args, discriminator, prompting.distance(args.attribute_level, args.attribute_share, last), last
         ),

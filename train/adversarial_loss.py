@@ -43,6 +43,17 @@ class AdversarialArguments:
 
 
 @dataclass(frozen=True)
+class Said:
+    """What is said of a batch of photos; None without a text encoder."""
+
+    prompt: Tensor | None = None  # embeddings (B, prompt_dim), zeros where nothing is said
+    measured: Tensor | None = None  # attributes (B, A) of the photos against the mean, NaN where undefined
+
+
+NOTHING = Said()
+
+
+@dataclass(frozen=True)
 class Made:
     """Images of a batch as the chain makes them; all in [-1, 1], (B, 3, H, W)."""
 
@@ -50,7 +61,7 @@ class Made:
     y: Tensor
     mean: Tensor  # the predictor's
     x0: Tensor  # predicted at `step`; carries the gradient
-    prompt: Tensor | None  # (B, prompt_dim)
+    said: Said
     step: int  # t, the same for the batch
 
 
@@ -72,12 +83,10 @@ class Chain:
         self,
         pipe: ResShiftPipeline,
         unet: torch.nn.Module,  # the pipeline's network as accelerate prepared it
-        prompt_of: Callable[
-            [Batch, Tensor], Tensor | None
-        ],  # (batch, mean) -> embeddings of what is said of the photos
+        say: Callable[[Batch, Tensor], Said],  # of the photos, beyond the predicted mean
         seed: int,
     ):
-        self.pipe, self.unet, self.prompt_of, self.seed = pipe, unet, prompt_of, seed
+        self.pipe, self.unet, self.say, self.seed = pipe, unet, say, seed
 
     def __call__(self, batch: Batch, step: int) -> Made:
         """Return the prediction at t = `step`; noise is drawn per sample, from its global index."""
@@ -95,13 +104,13 @@ class Chain:
             y = pipe.upsample(lq)
             prediction = pipe.unet.predict(lq)
             mean = y - pipe.unet(None, None, lq, prediction=prediction).float()
-            prompt = self.prompt_of(batch, mean)
+            said = self.say(batch, mean)
             x_t = resshift.prior_sample(y, noise(), tables)
             for t in range(len(tables) - 1, step, -1):
-                x0 = self._predict(pipe.unet, x_t, y, lq, t, prediction, prompt)
+                x0 = self._predict(pipe.unet, x_t, y, lq, t, prediction, said.prompt)
                 x_t = resshift.posterior_step(x0, x_t, t, noise(), tables)
-        x0 = self._predict(self.unet, x_t, y, lq, step, prediction, prompt)
-        return Made(hr=hr, y=y, mean=mean, x0=x0, prompt=prompt, step=step)
+        x0 = self._predict(self.unet, x_t, y, lq, step, prediction, said.prompt)
+        return Made(hr=hr, y=y, mean=mean, x0=x0, said=said, step=step)
 
     def _predict(
         self,
@@ -140,9 +149,9 @@ class GeneratorLoss:
         norm = (x0[0].numel() ** 0.5) / x0.numel()  # of the gradient of L1 at one sample
         parts: dict[str, tuple[Tensor, float]] = {}
         if made.step != self.last:
-            logits, fake = self.discriminator(image, made.y, made.prompt)
+            logits, fake = self.discriminator(image, made.y, made.said.prompt)
             with torch.no_grad():
-                _, real = self.discriminator(made.hr, made.y, made.prompt)
+                _, real = self.discriminator(made.hr, made.y, made.said.prompt)
             parts["adversarial"] = hinge_generator(logits), args.adversarial_weight
             parts["features"] = feature_matching(fake, real), args.feature_weight
         if self.attribute_distance is not None:
@@ -158,7 +167,8 @@ class GeneratorLoss:
 def discriminator_loss(discriminator: torch.nn.Module, made: Made) -> Tensor:
     """Return the hinge loss of the discriminator on a batch's photos and the images made for them; a scalar."""
     both = torch.cat([made.hr, made.x0.detach()])
-    prompt = None if made.prompt is None else torch.cat([made.prompt, made.prompt])
+    said = made.said.prompt
+    prompt = None if said is None else torch.cat([said, said])
     logits, _ = discriminator(both, torch.cat([made.y, made.y]), prompt)
     real, fake = logits.float().chunk(2)
     return hinge_discriminator(real, fake)

@@ -11,7 +11,7 @@ from resdiff.data.phrases import draw_prompt
 from resdiff.data.training_set import Batch, sample_generator
 from resdiff.models.clip_tokenizer import tokenize
 from resdiff.models.prompt_encoder import PromptEncoder
-from resdiff.train.adversarial_loss import Made
+from resdiff.train.adversarial_loss import NOTHING, Made, Said
 from resdiff.train.arguments import option
 
 
@@ -38,20 +38,20 @@ class Prompting:
             self.std = torch.tensor(encoder.config.std, device=device)
 
     @torch.no_grad()
-    def embed(self, batch: Batch, predicted: Tensor) -> Tensor | None:
-        """Return embeddings (B, prompt_dim) of prompts about the photos, zeros where nothing is said.
+    def say(self, batch: Batch, predicted: Tensor) -> Said:
+        """Measure the photos, and say something true of a share of them; nothing without an encoder.
 
-        predicted: the mean that the network predicts, (B, 3, H, W) in [-1, 1]. None without an encoder.
+        predicted: the mean that the network predicts, (B, 3, H, W) in [-1, 1].
         """
         if self.encoder is None:
-            return None
-        measured = self.encoder.standardize(attributes(batch.hr, unit(predicted)))
+            return NOTHING
+        measured = attributes(batch.hr, unit(predicted))
         texts = []
-        for index, row in zip(batch.index, measured.cpu(), strict=True):
+        for index, row in zip(batch.index, self.encoder.standardize(measured).cpu(), strict=True):
             generator = sample_generator(self.seed, index, stream="prompt")
             said = float(torch.rand((), generator=generator)) < self.share
             texts.append(draw_prompt(row, generator) if said else "")
-        return self.encoder(tokenize(texts).to(predicted.device))
+        return Said(self.encoder(tokenize(texts).to(predicted.device)), measured)
 
     def distance(self, level: float, share: float, last: int) -> Callable[[Made, Tensor], Tensor] | None:
         """Return the distance of an image's attributes from their target, a scalar; None without an encoder.
@@ -64,13 +64,13 @@ class Prompting:
             return None
 
         def distance(made: Made, image: Tensor) -> Tensor:
-            hr, predicted = (made.hr + 1) / 2, unit(made.mean)
-            with torch.no_grad():
-                unusual = attributes(hr, predicted) - self.mean
-                target = share * unusual + (0 if made.step == last else level) * self.mean
-            error = (attributes((image + 1) / 2, predicted, hr) - target).abs() / self.std
-            if made.step == last and made.prompt is not None:
-                error = error[made.prompt.any(dim=1)]
+            prompt, measured = made.said.prompt, made.said.measured
+            assert prompt is not None and measured is not None, "`say` measured them: there is an encoder"
+            target = share * (measured - self.mean) + (0 if made.step == last else level) * self.mean
+            found = attributes((image + 1) / 2, unit(made.mean), flat=(made.hr + 1) / 2)
+            error = (found - target).abs() / self.std
+            if made.step == last:
+                error = error[prompt.any(dim=1)]
             error = error[torch.isfinite(error)]
             return error.mean() if len(error) else error.sum()
 

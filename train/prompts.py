@@ -40,6 +40,7 @@ from resdiff.runs.launcher import run_script
 from resdiff.train.arguments import option, parse, to_yaml
 from resdiff.train.card_of_words import card_of_words
 from resdiff.train.output import check_output, write_model
+from resdiff.train.prompting import unit
 from resdiff.train.recipe import check_crop
 from resdiff.train.settings import OF_THIS_MACHINE
 
@@ -104,7 +105,7 @@ def measure(
         hr = torch.stack([data[i].hr for i in indices]).float() / 255
         lq = 2 * degradation(hr, [sample_generator(seed, i, stream="prompts") for i in indices]) - 1
         mean = pipe.upsample(lq) - pipe.unet(None, None, lq)
-        found.append(attributes(hr, ((mean + 1) / 2).clamp(0, 1)))
+        found.append(attributes(hr, unit(mean)))
     return torch.cat(found)
 
 

@@ -9,10 +9,12 @@ from resdiff.models.pixel_unet import PixelUNet
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.schedulers.resshift import ResShiftScheduler
 from resdiff.train.adversarial_loss import (
+    NOTHING,
     AdversarialArguments,
     Chain,
     GeneratorLoss,
     Made,
+    Said,
     discriminator_loss,
     draw_step,
 )
@@ -42,7 +44,7 @@ def batch(first: int = 0) -> Batch:
 def made(step: int = 1, prompt: torch.Tensor | None = None) -> Made:
     g = torch.Generator().manual_seed(0)
     hr, y, mean, x0 = (torch.rand(2, 3, 32, 32, generator=g) * 2 - 1 for _ in range(4))
-    return Made(hr=hr, y=y, mean=mean, x0=x0.requires_grad_(), prompt=prompt, step=step)
+    return Made(hr=hr, y=y, mean=mean, x0=x0.requires_grad_(), said=Said(prompt), step=step)
 
 
 def test_the_step_depends_on_the_optimizer_step_alone_and_its_share_is_kept() -> None:
@@ -55,7 +57,7 @@ def test_the_step_depends_on_the_optimizer_step_alone_and_its_share_is_kept() ->
 
 @torch.no_grad()
 def test_noise_belongs_to_the_sample_not_to_its_batch(pipe) -> None:
-    chain, samples = Chain(pipe, pipe.unet, lambda b, mean: None, seed=1), batch()
+    chain, samples = Chain(pipe, pipe.unet, lambda b, mean: NOTHING, seed=1), batch()
     second = Batch(index=[1], hr=samples.hr[1:], lr=samples.lr[1:], draws=[None], captions=[""], tags=[()])
     torch.testing.assert_close(chain(second, 1).x0, chain(samples, 1).x0[1:], atol=1e-5, rtol=0)
 
@@ -64,7 +66,7 @@ def test_noise_belongs_to_the_sample_not_to_its_batch(pipe) -> None:
 def test_the_chain_is_the_pipeline_s_own(pipe) -> None:
     # at step 0 the prediction is the sampler's result for the same noise
     prompt = torch.full((2, 4), 0.5)
-    result = Chain(pipe, pipe.unet, lambda b, mean: prompt, seed=1)(batch(), 0)
+    result = Chain(pipe, pipe.unet, lambda b, mean: Said(prompt), seed=1)(batch(), 0)
     generators = [sample_generator(1, i, stream="chain") for i in (0, 1)]
     lq = batch().lr * 2 - 1
     y = pipe.upsample(lq)
@@ -84,7 +86,7 @@ def test_the_chain_is_the_pipeline_s_own(pipe) -> None:
 def test_only_the_prediction_at_the_drawn_step_carries_a_gradient(pipe) -> None:
     pipe.unet.requires_grad_(False)
     pipe.unet.denoiser.requires_grad_(True)
-    result = Chain(pipe, pipe.unet, lambda b, mean: None, seed=1)(batch(), 1)
+    result = Chain(pipe, pipe.unet, lambda b, mean: NOTHING, seed=1)(batch(), 1)
     assert result.x0.requires_grad and not result.mean.requires_grad and not result.y.requires_grad
     result.x0.square().mean().backward()
     assert pipe.unet.denoiser.conv_in.weight.grad.abs().max() > 0 and pipe.unet.predictor.conv_in.weight.grad is None

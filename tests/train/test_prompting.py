@@ -7,7 +7,7 @@ from resdiff.data.attributes import attributes
 from resdiff.data.training_set import Batch
 from resdiff.models.clip_tokenizer import tokenize
 from resdiff.models.prompt_encoder import PromptEncoder
-from resdiff.train.adversarial_loss import Made
+from resdiff.train.adversarial_loss import NOTHING, Made, Said
 from resdiff.train.prompting import Prompting, PromptingArguments
 
 CPU = torch.device("cpu")
@@ -33,17 +33,18 @@ def batch(count: int = 6) -> tuple[Batch, torch.Tensor]:
 
 def made(step: int, prompt: torch.Tensor | None) -> Made:
     samples, mean = batch(2)
-    return Made(hr=samples.hr * 2 - 1, y=mean, mean=mean, x0=mean, prompt=prompt, step=step)
+    said = Said(torch.zeros(2, 4) if prompt is None else prompt, attributes(samples.hr, (mean + 1) / 2))
+    return Made(hr=samples.hr * 2 - 1, y=mean, mean=mean, x0=mean, said=said, step=step)
 
 
 def test_a_sample_is_always_told_the_same_and_the_share_is_kept(encoder) -> None:
     samples, mean = batch(60)
-    told = Prompting(encoder, PromptingArguments(prompt_share=0.5), 1, CPU).embed(samples, mean)
-    again = Prompting(encoder, PromptingArguments(prompt_share=0.5), 1, CPU).embed(samples, mean)
-    other = Prompting(encoder, PromptingArguments(prompt_share=0.5), 2, CPU).embed(samples, mean)
+    told = Prompting(encoder, PromptingArguments(prompt_share=0.5), 1, CPU).say(samples, mean).prompt
+    again = Prompting(encoder, PromptingArguments(prompt_share=0.5), 1, CPU).say(samples, mean).prompt
+    other = Prompting(encoder, PromptingArguments(prompt_share=0.5), 2, CPU).say(samples, mean).prompt
     assert told.shape == (60, 4) and torch.equal(told, again) and not torch.equal(told, other)
     assert 18 <= int(told.any(dim=1).sum()) <= 42
-    silent = Prompting(encoder, PromptingArguments(prompt_share=0.0), 1, CPU).embed(samples, mean)
+    silent = Prompting(encoder, PromptingArguments(prompt_share=0.0), 1, CPU).say(samples, mean).prompt
     assert not silent.any()
 
 
@@ -51,7 +52,7 @@ def test_what_is_said_is_what_was_measured(encoder, monkeypatch) -> None:
     seen = []
     monkeypatch.setattr("resdiff.train.prompting.draw_prompt", lambda row, generator: seen.append(row) or "sharp")
     samples, mean = batch(2)
-    told = Prompting(encoder, PromptingArguments(prompt_share=1.0), 1, CPU).embed(samples, mean)
+    told = Prompting(encoder, PromptingArguments(prompt_share=1.0), 1, CPU).say(samples, mean).prompt
     expected = encoder.standardize(attributes(samples.hr, (mean + 1) / 2))
     torch.testing.assert_close(torch.stack([torch.as_tensor(row) for row in seen]), expected, equal_nan=True)
     assert torch.equal(told, encoder(tokenize(["sharp", "sharp"])))
@@ -82,6 +83,6 @@ def test_at_the_last_step_images_without_a_prompt_are_left_alone(encoder) -> Non
 
 def test_without_an_encoder_nothing_is_said_nor_asked_for() -> None:
     prompting = Prompting(None, PromptingArguments(), 1, CPU)
-    assert prompting.embed(*batch(2)) is None and prompting.distance(0.4, 0.5, 3) is None
+    assert prompting.say(*batch(2)) == NOTHING and prompting.distance(0.4, 0.5, 3) is None
     with pytest.raises(ValueError, match="--prompt_share 2 must lie in"):
         PromptingArguments(prompt_share=2).check_prompts()
