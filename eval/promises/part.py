@@ -22,12 +22,18 @@ Sets = Mapping[str, Sequence[Figures]]  # name of the set -> its images
 
 
 @dataclass(frozen=True)
-class Part:
-    """What is measured on one image, and what is promised of all."""
+class Measurement:
+    """What is measured on one image."""
 
     name: str
     title: str
     measure: Callable[[Pair, Enlarger], dict[str, float]]  # a function of a module: worker processes look it up
+
+
+@dataclass(frozen=True)
+class Part(Measurement):
+    """A measurement, and what is promised of all images together."""
+
     promises: Callable[[Sets], list[Promise]]
 
 
@@ -41,7 +47,9 @@ class Work:
     threads: int = 1  # of torch, in each of several
 
 
-def measured(part: Part, places: Sequence[Place], work: Work, record: Path | None = None) -> dict[str, list[Figures]]:
+def measured(
+    part: Measurement, places: Sequence[Place], work: Work, record: Path | None = None
+) -> dict[str, list[Figures]]:
     """Return the figures of all images, set by set.
 
     Args:
@@ -83,13 +91,13 @@ def share(statements: Iterable[bool]) -> float:
     return sum(found) / len(found) if found else math.nan
 
 
-def _here(part: Part, places: Sequence[Place], enlarge: Enlarger) -> Iterator[tuple[Place, dict[str, float]]]:
+def _here(part: Measurement, places: Sequence[Place], enlarge: Enlarger) -> Iterator[tuple[Place, dict[str, float]]]:
     """Yield places with their figures, measured in this process."""
     for place in places:
         yield place, part.measure(Pair(place.sample), enlarge)
 
 
-def _in_processes(part: Part, places: Sequence[Place], work: Work) -> Iterator[tuple[Place, dict[str, float]]]:
+def _in_processes(part: Measurement, places: Sequence[Place], work: Work) -> Iterator[tuple[Place, dict[str, float]]]:
     """Yield places with their figures as worker processes finish them."""
     # fork would inherit torch's threads in an unknown state
     pool = ProcessPoolExecutor(work.workers, mp_context=get_context("spawn"))

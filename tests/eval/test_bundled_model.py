@@ -3,60 +3,30 @@
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from resdiff.checkpoints.known import bundled_folder
 from resdiff.eval import bundled_model
 from resdiff.eval.harness.testsets import open_testsets
 from resdiff.eval.promises import detail, dial, part, photos, words
 from resdiff.eval.promises.part import Work, measured
 from resdiff.eval.promises.pictures import Enlarger, Place, enlarged_bicubic
 from resdiff.eval.promises.promise import at_least, at_most, summary, table
-from resdiff.models.clip_tokenizer import tokenize
-from resdiff.models.pixel_unet import PixelUNet
-from resdiff.models.prompt_encoder import PromptEncoder
-from resdiff.pipelines.resshift import ResShiftPipeline
-from resdiff.resize import matlab_legacy
-from resdiff.schedulers.resshift import ResShiftScheduler
+
+from .worded import worded_pipeline, write_pairs
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
     """A saved pipeline with random weights, which has heard of "sharp" and of no other word."""
-    torch.manual_seed(0)
-    encoder = PromptEncoder()
-    unet = PixelUNet(channels=(8, 12), num_blocks=(1, 1), embed_dim=16, prompt_dim=len(encoder.config.attributes))
-    for name, parameter in unet.named_parameters():
-        if name.endswith("weight") and parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.08)
-    encoder.table.weight.data[tokenize(["sharp"])[0, 0]] = 1.0
-    scheduler = ResShiftScheduler.from_pretrained(bundled_folder() / "scheduler")
-    parts = {"unet": unet.eval(), "vae": None, "scheduler": scheduler, "text_encoder": encoder.eval()}
-    pipe = ResShiftPipeline(**parts, padding_multiple=2, upsampling="pil")
     folder = tmp_path_factory.mktemp("model")
-    pipe.save_pretrained(folder)
+    worded_pipeline("sharp").save_pretrained(folder)
     return str(folder)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
-    """A coloured and a grey pair, large enough for six blocks of NIQE."""
-    root = tmp_path_factory.mktemp("sets") / "tiny"
-    for folder in ("HR", "LRx4"):
-        (root / folder).mkdir(parents=True)
-    random = np.random.default_rng(0)
-    for name, channels in (("a", 3), ("b", 1)):
-        coarse = Image.fromarray(random.integers(0, 256, (12, 18, 3), dtype=np.uint8))
-        hr = np.array(coarse.resize((288, 192), Image.Resampling.BICUBIC)).astype(int)
-        hr = (hr + random.integers(-2, 3, hr.shape)).clip(0, 255).astype(np.uint8)
-        hr[:60, :60] = 120 + random.integers(0, 3, (60, 60, 1))
-        hr = hr if channels == 3 else hr[..., 0]
-        Image.fromarray(hr).save(root / "HR" / f"{name}.png")
-        Image.fromarray(matlab_legacy(hr, 0.25)).save(root / "LRx4" / f"{name}.png")
-    return str(root)
+    return str(write_pairs(tmp_path_factory.mktemp("sets") / "tiny"))
 
 
 def places(data: str) -> list[Place]:

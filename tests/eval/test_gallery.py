@@ -17,7 +17,7 @@ from resdiff.eval.harness.variants import NO_PROMPT, Asked, Variants, make_varia
 from resdiff.runs.launcher import run_script
 
 from .conftest import decoded
-from .gallery_parts import HOSTILE, worded_pipeline, write_photos
+from .worded import HOSTILE, worded_pipeline, write_photos
 
 
 @pytest.fixture(scope="module")

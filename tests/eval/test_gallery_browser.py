@@ -8,7 +8,7 @@ import pytest
 from resdiff.eval.gallery import main, parse_args
 
 from .browser import browsed
-from .gallery_parts import write_photos
+from .worded import write_photos
 
 
 @pytest.fixture(scope="module")

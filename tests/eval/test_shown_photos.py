@@ -7,7 +7,7 @@ from PIL import Image
 from resdiff.eval.harness.shown_photos import find_sources, read_shown
 from resdiff.resize import matlab_legacy
 
-from .gallery_parts import HOSTILE, write_photos
+from .worded import HOSTILE, write_photos
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from resdiff.models.prompt_encoder import PromptEncoder
 from resdiff.pipelines import SRPipeline
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.schedulers.resshift import ResShiftScheduler
-from resdiff.train.card_of_words import card_of_words
+from resdiff.train.card_of_words import card_of_words, known_prompts, said
 from resdiff.train.prompts import (
     draw_prompts,
     error_per_prompt,
@@ -174,12 +174,18 @@ def test_nouns_and_fillers_are_ignored_exactly(taught) -> None:
     assert 5 <= int(taught.open_tokens().sum()) <= 16
 
 
-def test_the_card_lists_the_words_that_are_open() -> None:
+def test_the_card_lists_the_words_that_say_something_and_what_they_were_measured_to_do() -> None:
+    torch.manual_seed(0)
     encoder = PromptEncoder().eval()
     with torch.no_grad():
-        encoder.table.weight[tokenize(["very sharp"])[0]] = 1
-        encoder.table.weight[tokenize(["grainy"])[0, 1]] = 1  # its second piece
-    assert card_of_words(encoder).endswith("\n\nWords: grainy, sharp, very.\n")
+        encoder.table.weight[tokenize(["sharp"])[0, 0]] = 1
+        encoder.table.weight[tokenize(["grainy"])[0, 1]] = -1  # its second piece
+    assert known_prompts(encoder) == ["sharp", "grainy", "very sharp", "slightly sharp", "not sharp", "very grainy", "slightly grainy", "not grainy"]  # fmt: skip
+    effects = {prompt: [0.0, math.log(1.5), -math.log(2), math.nan] for prompt in known_prompts(encoder)}
+    row = card_of_words(encoder, effects, "3 of set14 images").split("| sharp ")[1].splitlines()[0]
+    assert [cell.strip() for cell in row.split("|")[1:]][4:] == ["+0", "+50", "-50", "", ""]
+    assert row.startswith(f"| {said(encoder, 'sharp')[0]:+.2f} |")
+    assert "2 of the 49408 tokens are open" in card_of_words(encoder)
 
 
 def test_prompts_are_drawn_crop_by_crop_and_again_the_same() -> None:
@@ -206,7 +212,7 @@ def test_the_script_writes_a_model_with_its_encoder(tmp_path, half_flat, capsys)
     for name, weight in pipe.unet.state_dict().items():
         assert torch.equal(written.unet.state_dict()[name], weight), name
     card = (after / "README.md").read_text()
-    assert "| very sharp |" in card and card.count("| clean |") == 1
+    assert "tokens are open" in card and card.count("\n| prompt | detail |") == 1
     assert "num_crops: 20" in (after / "recipe.yaml").read_text()
     with pytest.raises(ValueError, match="holds another run"):
         main(parse_args(flags.split()))
