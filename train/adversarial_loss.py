@@ -48,6 +48,7 @@ class Said:
 
     prompt: Tensor | None = None  # embeddings (B, prompt_dim), zeros where nothing is said
     measured: Tensor | None = None  # attributes (B, A) of the photos against the mean, NaN where undefined
+    usual: Tensor | None = None  # the same, as it is usual for such means
 
 
 NOTHING = Said()

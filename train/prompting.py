@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from resdiff.data.attributes import attributes
+from resdiff.data.attributes import attributes, traits
 from resdiff.data.phrases import draw_prompt
 from resdiff.data.training_set import Batch, sample_generator
 from resdiff.models.clip_tokenizer import tokenize
@@ -34,7 +34,6 @@ class Prompting:
         self.encoder, self.share, self.seed = encoder, args.prompt_share, seed
         if encoder is not None:
             encoder.to(device).requires_grad_(False).eval()
-            self.mean = torch.tensor(encoder.config.mean, device=device)
             self.std = torch.tensor(encoder.config.std, device=device)
 
     @torch.no_grad()
@@ -45,13 +44,13 @@ class Prompting:
         """
         if self.encoder is None:
             return NOTHING
-        measured = attributes(batch.hr, unit(predicted))
+        measured, seen = attributes(batch.hr, unit(predicted)), traits(unit(predicted))
         texts = []
-        for index, row in zip(batch.index, self.encoder.standardize(measured).cpu(), strict=True):
+        for index, row in zip(batch.index, self.encoder.standardize(measured, seen).cpu(), strict=True):
             generator = sample_generator(self.seed, index, stream="prompt")
             said = float(torch.rand((), generator=generator)) < self.share
             texts.append(draw_prompt(row, generator) if said else "")
-        return Said(self.encoder(tokenize(texts).to(predicted.device)), measured)
+        return Said(self.encoder(tokenize(texts).to(predicted.device)), measured, self.encoder.usual(seen))
 
     def distance(self, level: float, share: float, last: int) -> Callable[[Made, Tensor], Tensor] | None:
         """Return the distance of an image's attributes from their target, a scalar; None without an encoder.
@@ -64,9 +63,11 @@ class Prompting:
             return None
 
         def distance(made: Made, image: Tensor) -> Tensor:
-            prompt, measured = made.said.prompt, made.said.measured
-            assert prompt is not None and measured is not None, "`say` measured them: there is an encoder"
-            target = share * (measured - self.mean) + (0 if made.step == last else level) * self.mean
+            prompt, measured, usual = made.said.prompt, made.said.measured, made.said.usual
+            assert prompt is not None and measured is not None and usual is not None, (
+                "`say` measured: there is an encoder"
+            )
+            target = share * (measured - usual) + (0 if made.step == last else level) * usual
             found = attributes((image + 1) / 2, unit(made.mean), flat=(made.hr + 1) / 2)
             error = (found - target).abs() / self.std
             if made.step == last:

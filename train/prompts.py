@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import trange
 
-from resdiff.data.attributes import ATTRIBUTES, SMALLEST, attributes
+from resdiff.data.attributes import ATTRIBUTES, SMALLEST, attributes, traits
 from resdiff.data.degradation.base import Degradation
 from resdiff.data.degradation.presets import preset
 from resdiff.data.phrases import draw_prompt
@@ -97,32 +97,46 @@ def measure(
     count: int,
     seed: int,
     batch_size: int = 16,
-) -> Tensor:
-    """Return the attributes of so many crops against the model's mean: (count, 4), NaN where undefined."""
-    found = []
+) -> tuple[Tensor, Tensor]:
+    """Return the attributes of so many crops against the model's mean, (count, 4), NaN where undefined; and its traits."""
+    found, seen = [], []
     for first in trange(0, count, batch_size, desc="measuring", disable=None):
         indices = range(first, min(first + batch_size, count))
         hr = torch.stack([data[i].hr for i in indices]).float() / 255
         lq = 2 * degradation(hr, [sample_generator(seed, i, stream="prompts") for i in indices]) - 1
-        mean = pipe.upsample(lq) - pipe.unet(None, None, lq)
-        found.append(attributes(hr, unit(mean)))
-    return torch.cat(found)
+        mean = unit(pipe.upsample(lq) - pipe.unet(None, None, lq))
+        found.append(attributes(hr, mean))
+        seen.append(traits(mean))
+    return torch.cat(found), torch.cat(seen)
 
 
-def standardization(measured: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each attribute of (N, A), without its NaN and with clipped tails.
+@dataclass(frozen=True)
+class Usual:
+    """Of each attribute, what is usual: mean + slope . traits, and the standard deviation from it."""
 
-    Raises ValueError for an attribute that was never measured, or always the same.
+    mean: tuple[float, ...]
+    slope: tuple[tuple[float, ...], ...]
+    std: tuple[float, ...]
+
+
+def usual_attributes(measured: Tensor, seen: Tensor) -> Usual:
+    """Fit attributes (N, A) by traits (N, T), least squares over those that are no NaN, with clipped tails.
+
+    Raises ValueError for an attribute that was hardly ever measured, or always the same.
     """
-    means, stds = [], []
+    means, slopes, stds = [], [], []
     for name, column in zip(ATTRIBUTES, measured.unbind(1), strict=True):
-        values = column[~column.isnan()]
-        if len(values) < 2 or values.min() == values.max():
+        known = ~column.isnan()
+        values, of_these = column[known], torch.cat([torch.ones_like(seen[known, :1]), seen[known]], dim=1)
+        if len(values) <= of_these.shape[1] or values.min() == values.max():
             raise ValueError(f"{name} has no spread over {len(values)} crops; pass more photos, or --num_crops")
-        values = values.clamp(*values.quantile(torch.tensor(TAILS)).tolist())
-        means.append(float(values.mean()))
-        stds.append(float(values.std()))
-    return tuple(means), tuple(stds)
+        values = values.clamp(*values.quantile(torch.tensor(TAILS)).tolist()).double()
+        mean, *slope = torch.linalg.lstsq(of_these.double(), values[:, None], driver="gelsd").solution[:, 0].tolist()
+        rest = values - of_these.double() @ torch.tensor([mean, *slope], dtype=torch.float64)
+        means.append(mean)
+        slopes.append(tuple(slope))
+        stds.append(float(rest.square().mean().sqrt()))
+    return Usual(tuple(means), tuple(slopes), tuple(stds))
 
 
 def draw_prompts(standardized: Tensor, count: int, seed: int) -> list[str]:
@@ -243,14 +257,17 @@ def main(args: Arguments) -> None:
     found = scan(args.train_data_dir, crop=crop).first(args.max_train_samples)
     data = TrainingSet(found, crop=crop, seed=args.seed)
 
-    measured = measure(pipe, data, degradation, args.num_crops, args.seed)
-    mean, std = standardization(measured)
-    for row in zip(ATTRIBUTES, mean, std, measured.isnan().float().mean(0).tolist(), strict=True):
-        logger.info("%s: mean %.3f, standard deviation %.3f, undefined in %.0f %%", *row[:3], 100 * row[3])
+    measured, seen = measure(pipe, data, degradation, args.num_crops, args.seed)
+    usual = usual_attributes(measured, seen)
+    spread = (column[~column.isnan()].std() for column in measured.unbind(1))
+    for row in zip(ATTRIBUTES, measured.nanmean(0), spread, usual.std, measured.isnan().float().mean(0), strict=True):
+        logger.info(
+            "%s: mean %.3f, standard deviation %.3f, %.3f from the usual, undefined in %.0f %%", *row[:4], 100 * row[4]
+        )
 
     torch.manual_seed(args.seed)
-    encoder = PromptEncoder(mean=mean, std=std)
-    standardized = encoder.standardize(measured)
+    encoder = PromptEncoder(mean=usual.mean, std=usual.std, slope=usual.slope)
+    standardized = encoder.standardize(measured, seen)
     ids = tokenize(draw_prompts(standardized, args.num_prompts, args.seed))
     crops = torch.arange(len(ids)) % args.num_crops
     short = (ids != PADDING).sum(1) <= LONGEST

@@ -1,9 +1,11 @@
 """What can be said of a photo that its low-resolution image does not show, in four numbers.
 
 Each compares the photo with what its LR predicts (the posterior mean that a network returned), as the logarithm of a
-ratio: the words of a prompt must tell the model what it cannot see, not what it sees anyway. The project's own choice of
-numbers; sharpness and flat noise are those of `resdiff.metrics.texture`. They have gradients in the photo, so that a
-training can ask its results to have the attributes that were said.
+ratio: the words of a prompt must tell the model what it cannot see, not what it sees anyway. How large a ratio is usual
+depends on the image: strong edges, which the LR image shows, leave less to add than fine texture does. `traits` are what a
+prediction itself has of the attributes; from them the usual ratio is estimated. The project's own choice of numbers;
+sharpness and flat noise are those of `resdiff.metrics.texture`. They have gradients in the photo, so that a training can
+ask its results to have the attributes that were said.
 """
 
 import torch
@@ -14,6 +16,7 @@ from resdiff.metrics.texture import flat_pixels, grain, laplacian, variance
 from resdiff.metrics.window import gaussian_window, window_mean
 
 ATTRIBUTES = ("detail", "grain", "contrast", "texture")
+TRAITS = ("detail", "contrast", "texture")  # without grain, which not every image has a place for
 
 FLOOR = 0.5  # 8-bit levels, added in squares: what rounding alone leaves of a deviation
 FLAT_SHARE = 0.02  # of the pixels: with fewer flat ones, grain is not measured
@@ -54,6 +57,17 @@ def attributes(hr: Tensor, predicted: Tensor, flat: Tensor | None = None) -> Ten
         )
     mask = flat_pixels(_y(flat))
     return _log_powers(_y(hr), mask) - _log_powers(_y(predicted.detach()), mask)
+
+
+def traits(predicted: Tensor) -> Tensor:
+    """Measure what predictions themselves have of the attributes.
+
+    predicted: (B, 3, H, W) in [0, 1], at least 31x31. Returns (B, 3) float32, in the order of `TRAITS`: natural
+    logarithms of deviations in 8-bit levels.
+    """
+    y = _y(predicted)
+    detail, _, contrast, texture = _log_powers(y, flat_pixels(y)).unbind(1)
+    return torch.stack([detail, contrast, texture], dim=1)
 
 
 def _log_powers(y: Tensor, flat: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """`PromptEncoder`: from the words of a prompt to what they say of a photo.
 
-The answer is the expectation of a few measured attributes (`resdiff.data.attributes`), in standard deviations, over the
-photos of which such a prompt would be true. A recurrence reads the tokens in their order; each changes the state by the
+The answer is the expectation of a few measured attributes (`resdiff.data.attributes`), in standard deviations from what is
+usual for such an image, over the photos of which such a prompt would be true. A recurrence reads the tokens in their order; each changes the state by the
 product of two linear maps, one of the token and one of the state (an Elman network with the multiplicative integration
 of 1606.06630), so that "not" and "very" act on what follows them:
 
@@ -36,12 +36,15 @@ class PromptEncoder(ModelMixin, ConfigMixin):
         dim: int = 16,  # of a token's embedding
         width: int = 32,  # of the state
         attributes: tuple[str, ...] = ("detail", "grain", "contrast", "texture"),
-        mean: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),  # of each attribute over the training photos
-        std: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),  # its standard deviation there
+        mean: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),  # of each attribute over the training photos, traits being 0
+        std: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),  # its standard deviation there, from the usual
+        slope: tuple[tuple[float, ...], ...] = (),  # of each mean, in each trait of the prediction; (): none
     ):
         super().__init__()
         if not len(attributes) == len(mean) == len(std) or min(std, default=0) <= 0:
             raise ValueError(f"attributes={attributes}, mean={mean} and std={std} must be as many, and std positive")
+        if slope and len(slope) != len(attributes):
+            raise ValueError(f"slope={slope} must have a row for each of {attributes}")
         self.table = nn.Embedding(vocab_size, dim)
         self.token_in = nn.Linear(dim, width, bias=False)  # V
         self.state_in = nn.Linear(width, width)  # Q
@@ -55,10 +58,14 @@ class PromptEncoder(ModelMixin, ConfigMixin):
         """Return which tokens change anything: (vocab_size,) bool."""
         return (self.table.weight != 0).any(dim=1)
 
-    def standardize(self, measured: Tensor) -> Tensor:
-        """Return measured attributes (B, A) in standard deviations; NaN stays."""
-        mean, std = (measured.new_tensor(values) for values in (self.config.mean, self.config.std))
-        return (measured - mean) / std
+    def usual(self, traits: Tensor) -> Tensor:
+        """Return the attributes (B, A) that photos usually have of which predictions have these `traits` (B, T)."""
+        mean = traits.new_tensor(self.config.mean).expand(len(traits), -1)
+        return mean + traits @ traits.new_tensor(self.config.slope).T if self.config.slope else mean
+
+    def standardize(self, measured: Tensor, traits: Tensor) -> Tensor:
+        """Return measured attributes (B, A) in standard deviations from the usual; NaN stays."""
+        return (measured - self.usual(traits)) / measured.new_tensor(self.config.std)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Read prompts.

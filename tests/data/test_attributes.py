@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from resdiff.data.attributes import ATTRIBUTES, FLOOR, attributes, midmean
+from resdiff.data.attributes import ATTRIBUTES, FLOOR, TRAITS, attributes, midmean, traits
 from resdiff.metrics.texture import flat_noise, sharpness
 
 DETAIL, GRAIN, CONTRAST, TEXTURE = range(4)
@@ -62,6 +62,14 @@ def test_one_strong_edge_is_detail_but_no_texture() -> None:
     found = attributes(step, torch.full_like(step, 0.5))[0]
     assert found[DETAIL].item() > 2
     assert found[TEXTURE].item() == pytest.approx(0, abs=1e-3)
+
+
+def test_the_traits_of_a_prediction_are_those_its_attributes_are_compared_by() -> None:
+    hr, predicted = noise(3, batch=2), noise(1.5, batch=2, seed=1)
+    found = attributes(hr, predicted)[:, [DETAIL, CONTRAST, TEXTURE]]
+    torch.testing.assert_close(traits(hr) - traits(predicted), found)
+    expected = math.log(math.hypot(sharpness(255 * predicted[:1]).item(), FLOOR))
+    assert traits(predicted)[0, TRAITS.index("detail")].item() == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_midmean_leaves_out_the_outer_quarters() -> None:

@@ -41,7 +41,7 @@ def test_a_soft_crop_is_called_soft_or_not_sharp() -> None:
 def test_degrees_follow_the_magnitude() -> None:
     assert "slightly grainy" in statements("grain", 0.4) and "grainy" not in statements("grain", 0.4)
     assert "grainy" in statements("grain", 0.9) and "very grainy" not in statements("grain", 0.9)
-    assert "very grainy" in statements("grain", 1.4)
+    assert "very grainy" in statements("grain", 1.6)
 
 
 def test_of_an_ordinary_attribute_nothing_is_said() -> None:

@@ -96,11 +96,12 @@ def test_a_training_in_half_precision_hears_the_same() -> None:
 
 
 def test_measurements_are_put_into_standard_deviations_by_the_config(tmp_path: Path) -> None:
-    encoder = PromptEncoder(vocab_size=5, mean=(1.0, 0.0, 0.5, 0.0), std=(2.0, 1.0, 0.5, 0.1))
-    encoder.save_pretrained(tmp_path)
-    measured = torch.tensor([[3.0, float("nan"), 0.0, 0.1]])
-    found = PromptEncoder.from_pretrained(tmp_path).standardize(measured)[0]
-    assert found[[0, 2, 3]].tolist() == pytest.approx([1, -1, 1]) and found[1].isnan()
+    spread = {"vocab_size": 5, "mean": (1.0, 0.0, 0.5, 0.0), "std": (2.0, 1.0, 0.5, 0.1)}
+    measured, traits = torch.tensor([[3.0, float("nan"), 0.0, 0.1]]), torch.tensor([[1.0, -1.0]])
+    for slope, expected in (((), [1, -1, 1]), (((2.0, 0), (0, 0), (0, 1), (0, 0)), [0, 1, 1])):
+        PromptEncoder(**spread, slope=slope).save_pretrained(tmp_path)
+        found = PromptEncoder.from_pretrained(tmp_path).standardize(measured, traits)[0]
+        assert found[[0, 2, 3]].tolist() == pytest.approx(expected) and found[1].isnan()
 
 
 def test_wrong_arguments_are_refused_in_one_line() -> None:
@@ -108,5 +109,7 @@ def test_wrong_arguments_are_refused_in_one_line() -> None:
         random_encoder()(torch.tensor([2, 3]))
     with pytest.raises(ValueError, match="must be as many"):
         PromptEncoder(vocab_size=5, mean=(0.0,))
+    with pytest.raises(ValueError, match="must have a row for each"):
+        PromptEncoder(vocab_size=5, slope=((1.0, 0.0),))
     with pytest.raises(ValueError, match="std positive"):
         PromptEncoder(vocab_size=5, std=(1.0, 1.0, 0.0, 1.0))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from resdiff.data.attributes import attributes
+from resdiff.data.attributes import attributes, traits
 from resdiff.data.training_set import Batch
 from resdiff.models.clip_tokenizer import tokenize
 from resdiff.models.prompt_encoder import PromptEncoder
@@ -22,6 +22,9 @@ def encoder() -> PromptEncoder:
     return encoder
 
 
+USUAL = (0.6, 0.3, 0.1, 0.8)
+
+
 def batch(count: int = 6) -> tuple[Batch, torch.Tensor]:
     """Noisy photos, and smoother predictions of them in [-1, 1]."""
     g = torch.Generator().manual_seed(0)
@@ -33,7 +36,8 @@ def batch(count: int = 6) -> tuple[Batch, torch.Tensor]:
 
 def made(step: int, prompt: torch.Tensor | None) -> Made:
     samples, mean = batch(2)
-    said = Said(torch.zeros(2, 4) if prompt is None else prompt, attributes(samples.hr, (mean + 1) / 2))
+    usual = torch.tensor([USUAL, USUAL])
+    said = Said(torch.zeros(2, 4) if prompt is None else prompt, attributes(samples.hr, (mean + 1) / 2), usual)
     return Made(hr=samples.hr * 2 - 1, y=mean, mean=mean, x0=mean, said=said, step=step)
 
 
@@ -53,13 +57,14 @@ def test_what_is_said_is_what_was_measured(encoder, monkeypatch) -> None:
     monkeypatch.setattr("resdiff.train.prompting.draw_prompt", lambda row, generator: seen.append(row) or "sharp")
     samples, mean = batch(2)
     told = Prompting(encoder, PromptingArguments(prompt_share=1.0), 1, CPU).say(samples, mean).prompt
-    expected = encoder.standardize(attributes(samples.hr, (mean + 1) / 2))
+    predicted = (mean + 1) / 2
+    expected = encoder.standardize(attributes(samples.hr, predicted), traits(predicted))
     torch.testing.assert_close(torch.stack([torch.as_tensor(row) for row in seen]), expected, equal_nan=True)
     assert torch.equal(told, encoder(tokenize(["sharp", "sharp"])))
 
 
 def test_the_target_lies_between_what_is_usual_and_the_photo(encoder) -> None:
-    example, usual = made(step=1, prompt=None), torch.tensor(encoder.config.mean)
+    example, usual = made(step=1, prompt=None), torch.tensor(USUAL)
     prompting = Prompting(encoder, PromptingArguments(), 1, CPU)
     assert float(prompting.distance(1.0, 1.0, last=3)(example, example.hr)) == pytest.approx(0, abs=1e-4)
     samples, mean = batch(2)

@@ -31,7 +31,7 @@ from resdiff.train.prompts import (
     measure,
     parse_args,
     paying_tokens,
-    standardization,
+    usual_attributes,
 )
 
 NAMES = ("detail", "grain")
@@ -59,10 +59,11 @@ def half_flat(tmp_path) -> Path:
 def test_crops_are_measured_against_the_models_mean_whatever_the_batch(half_flat) -> None:
     data = TrainingSet(scan(half_flat, crop=(64, 64)), crop=(64, 64))
     pipe, light = tiny_pipeline(), preset("light")
-    measured = measure(pipe, data, light, 6, seed=1)
-    assert measured.shape == (6, 4)
-    assert torch.allclose(measured, measure(pipe, data, light, 6, seed=1, batch_size=4), atol=1e-4, equal_nan=True)
-    assert not torch.allclose(measured, measure(pipe, data, light, 6, seed=2), atol=1e-2, equal_nan=True)
+    measured, seen = measure(pipe, data, light, 6, seed=1)
+    assert measured.shape == (6, 4) and seen.shape == (6, 3)
+    for one, other in zip((measured, seen), measure(pipe, data, light, 6, seed=1, batch_size=4), strict=True):
+        assert torch.allclose(one, other, atol=1e-4, equal_nan=True)
+    assert not torch.allclose(measured, measure(pipe, data, light, 6, seed=2)[0], atol=1e-2, equal_nan=True)
     assert (measured[:, 0] > 0.2).all()  # an untrained network predicts bicubic enlargement, which is soft
 
 
@@ -82,17 +83,22 @@ def test_a_mean_as_good_as_the_photo_leaves_nothing_to_say(half_flat, monkeypatc
     assert (hr - predicted).abs().mean() < 0.05 < (hr - predicted).abs().max()
 
 
-def test_attributes_are_standardized_without_undefined_values_and_tails() -> None:
+def test_what_is_usual_is_found_without_undefined_values_and_tails() -> None:
     g = torch.Generator().manual_seed(0)
-    measured = torch.randn(5000, 4, generator=g) * torch.tensor([1, 2, 0.1, 3]) + torch.tensor([0, 1, 2, 3])
+    seen = torch.randn(5000, 3, generator=g) + 2
+    slope = torch.tensor([[1.0, 0, 0], [0, -2, 0], [0, 0, 0.2], [0, 0, 0]])
+    measured = (
+        torch.randn(5000, 4, generator=g) * torch.tensor([1, 2, 0.1, 3]) + torch.tensor([0, 1, 2, 3]) + seen @ slope.T
+    )
     measured[::3, 1] = float("nan")
     measured[0, 0] = 1e6
-    mean, std = standardization(measured)
-    assert mean == pytest.approx((0, 1, 2, 3), abs=0.15)
-    assert std == pytest.approx((1, 2, 0.1, 3), rel=0.07)
+    usual = usual_attributes(measured, seen)
+    assert usual.mean == pytest.approx((0, 1, 2, 3), abs=0.25)
+    torch.testing.assert_close(torch.tensor(usual.slope), slope, rtol=0.05, atol=0.15)
+    assert usual.std == pytest.approx((1, 2, 0.1, 3), rel=0.07)
     measured[:, 2] = 7
     with pytest.raises(ValueError, match="contrast has no spread over 5000 crops"):
-        standardization(measured)
+        usual_attributes(measured, seen)
 
 
 def test_the_error_counts_known_targets_only() -> None:

@@ -1,0 +1,48 @@
+"""The mean of models: what it computes, and what it refuses."""
+
+import pytest
+import torch
+
+from resdiff.models.pixel_unet import PixelUNet
+from resdiff.models.prompt_encoder import PromptEncoder
+from resdiff.pipelines import SRPipeline
+from resdiff.pipelines.resshift import ResShiftPipeline
+from resdiff.schedulers.resshift import ResShiftScheduler
+from resdiff.train.average import main, parse_args
+
+
+def tiny_pipeline(width: int = 12) -> ResShiftPipeline:
+    torch.manual_seed(0)
+    unet = PixelUNet(channels=(8, width), num_blocks=(1, 1), prompt_dim=4).eval()
+    parts = {"vae": None, "scheduler": ResShiftScheduler(num_train_timesteps=4), "text_encoder": PromptEncoder().eval()}
+    return ResShiftPipeline(unet, **parts, padding_multiple=2, upsampling="pil")
+
+
+def test_the_weights_are_the_mean_and_the_rest_is_of_the_last(tmp_path) -> None:
+    first, last = tiny_pipeline(), tiny_pipeline()
+    with torch.no_grad():
+        last.text_encoder.table.weight[7] = 1
+        for parameter in first.unet.parameters():
+            parameter.mul_(3)
+    first.save_pretrained(tmp_path / "a")
+    last.save_pretrained(tmp_path / "b")
+    main(parse_args(["--models", str(tmp_path / "a"), str(tmp_path / "b"), "--output_dir", str(tmp_path / "mean")]))
+    mean = SRPipeline.from_pretrained(tmp_path / "mean")
+    for name, weight in last.unet.state_dict().items():
+        torch.testing.assert_close(mean.unet.state_dict()[name], 2 * weight)
+    assert mean.text_encoder.open_tokens().nonzero().tolist() == [[7]]
+    assert "mean of the weights of 2 models" in (tmp_path / "mean" / "README.md").read_text()
+
+
+def test_models_of_other_shapes_or_alone_are_refused_and_nothing_is_written(tmp_path, capsys) -> None:
+    for name, width in (("a", 12), ("b", 16)):
+        tiny_pipeline(width).save_pretrained(tmp_path / name)
+    a, b, out = str(tmp_path / "a"), str(tmp_path / "b"), ["--output_dir", str(tmp_path / "mean")]
+    with pytest.raises(ValueError, match="not of one shape"):
+        main(parse_args(["--models", a, b, *out]))
+    with pytest.raises(ValueError, match="bicubic has no U-Net"):
+        main(parse_args(["--models", "bicubic", a, *out]))
+    with pytest.raises(SystemExit):
+        parse_args(["--models", a, *out])
+    assert "--models must name at least two" in capsys.readouterr().err
+    assert not (tmp_path / "mean").exists()

@@ -1,0 +1,77 @@
+"""Average the weights of models of one lineage, such as two moments of one run.
+
+    python train/average.py --models runs/x4-gan-100min runs/x4-gan-150min --output_dir runs/x4-gan-mean
+
+Adversarial training swings between more detail and fewer errors; the mean of two moments lies between them, and is often
+better than either (model soups, 2203.05482). The networks must have the same shapes; everything but the weights of the
+U-Net (text encoder, scheduler, settings) is that of the last model.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from resdiff.pipelines import SRPipeline
+from resdiff.pipelines.resshift import ResShiftPipeline
+from resdiff.runs.launcher import run_script
+from resdiff.train.arguments import option, parse, to_yaml
+from resdiff.train.output import check_output, write_model
+from resdiff.train.settings import OF_THIS_MACHINE
+
+logger = logging.getLogger("resdiff.train.average")
+
+CARD = """# {name}
+
+A super-resolution model: the mean of the weights of {count} models of one lineage, by `train/average.py` of resdiff.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Settings of this script; `--help` lists them."""
+
+    models: tuple[str, ...] = option(help="two or more, as SRPipeline opens them")
+    output_dir: Path = option(help="the model of the mean weights")
+
+    def __post_init__(self) -> None:
+        if len(self.models) < 2:
+            raise ValueError("--models must name at least two")
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> Arguments:
+    """Read the command line."""
+    return parse(Arguments, __doc__, arguments)
+
+
+@torch.no_grad()
+def average(pipes: Sequence[ResShiftPipeline]) -> ResShiftPipeline:
+    """Return the last pipeline with the mean weights of all U-Nets. Raises ValueError when their shapes differ."""
+    *others, last = [pipe.unet.state_dict() for pipe in pipes]
+    for other in others:
+        if {name: w.shape for name, w in other.items()} != {name: w.shape for name, w in last.items()}:
+            raise ValueError("--models are not of one shape; average models of one lineage")
+    for name, weight in last.items():
+        weight.copy_(sum(other[name].double() for other in [*others, last]) / len(pipes))
+    return pipes[-1]
+
+
+def main(args: Arguments) -> None:
+    """Open, average, and write the pipeline folder. Raises ValueError in one line for whatever is wrong."""
+    logging.getLogger("diffusers").setLevel(logging.ERROR)  # it names every file it writes
+    check_output(args.output_dir, None, "")
+    pipes = [SRPipeline.from_pretrained(model, dtype=torch.float32) for model in args.models]
+    for model, pipe in zip(args.models, pipes, strict=True):
+        if not isinstance(pipe, ResShiftPipeline):
+            raise ValueError(f"--models {model} has no U-Net to average")
+    card = CARD.format(name=args.output_dir.resolve().name, count=len(pipes))
+    write_model(average(pipes), args.output_dir, to_yaml(args, without=OF_THIS_MACHINE), card)
+    logger.info("the model is in %s", args.output_dir)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sys.exit(run_script(lambda: main(parse_args())))
