@@ -27,17 +27,15 @@ from resdiff.train.card_of_words import HEADING, card_of_words, known_prompts
 def measure(pair: Pair, enlarge: Enlarger, prompts: tuple[str, ...]) -> dict[str, float]:
     """Return for one image the logarithms of its attributes with each prompt over those without, as `<name> <prompt>`."""
     flat, plain = _unit(pair.hr), _unit(enlarge(pair.lr, prompt=""))
-    found: dict[Meaning, list[float]] = {}
+    of_meanings: dict[Meaning, list[float]] = {}
+    found: dict[str, float] = {}
     for prompt in prompts:
         meaning = enlarge.meaning(prompt)
-        if meaning not in found:
+        if meaning not in of_meanings:
             changed = _unit(enlarge(pair.lr, prompt=prompt))
-            found[meaning] = attributes(changed, plain, flat=flat)[0].tolist()
-    return {
-        f"{name} {prompt}": value
-        for prompt in prompts
-        for name, value in zip(ATTRIBUTES, found[enlarge.meaning(prompt)], strict=True)
-    }
+            of_meanings[meaning] = attributes(changed, plain, flat=flat)[0].tolist()
+        found |= {f"{name} {prompt}": value for name, value in zip(ATTRIBUTES, of_meanings[meaning], strict=True)}
+    return found
 
 
 def section_replaced(card: str, section: str) -> str:

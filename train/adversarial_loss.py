@@ -11,6 +11,7 @@ from resdiff.data.training_set import Batch, device_generator, sample_generator
 from resdiff.diffusion import resshift
 from resdiff.losses.adversarial import feature_matching, hinge_discriminator, hinge_generator, scaled_gradient
 from resdiff.models.discriminator import PatchDiscriminator
+from resdiff.models.prompt_encoder import Usual
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.train.arguments import option
 
@@ -48,7 +49,7 @@ class Said:
 
     prompt: Tensor | None = None  # embeddings (B, prompt_dim), zeros where nothing is said
     measured: Tensor | None = None  # attributes (B, A) of the photos against the mean, NaN where undefined
-    usual: Tensor | None = None  # the same, as it is usual for such means
+    usual: Usual | None = None  # for such means
 
 
 NOTHING = Said()

@@ -4,17 +4,21 @@
 
 Adversarial training swings between more detail and fewer errors; the mean of two moments lies between them, and is often
 better than either (model soups, 2203.05482). The networks must have the same shapes; everything but the weights of the
-U-Net (text encoder, scheduler, settings) is that of the last model.
+U-Net (text encoder, scheduler, settings) is that of the last model. `--prompt_strength` exaggerates what words do, where
+the training came out timid, at no cost to a picture without words or to speed.
 """
 
 import logging
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from resdiff.models.pixel_blocks import Film
 from resdiff.pipelines import SRPipeline
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.runs.launcher import run_script
@@ -35,11 +39,14 @@ class Arguments:
     """Settings of this script; `--help` lists them."""
 
     models: tuple[str, ...] = option(help="two or more, as SRPipeline opens them")
+    prompt_strength: float = option(1.0, "factor on what prompts add to the network's layers")
     output_dir: Path = option(help="the model of the mean weights")
 
     def __post_init__(self) -> None:
         if len(self.models) < 2:
             raise ValueError("--models must name at least two")
+        if not 0 < self.prompt_strength < math.inf:
+            raise ValueError(f"--prompt_strength {self.prompt_strength} must be positive")
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> Arguments:
@@ -59,6 +66,14 @@ def average(pipes: Sequence[ResShiftPipeline]) -> ResShiftPipeline:
     return pipes[-1]
 
 
+@torch.no_grad()
+def exaggerate(unet: nn.Module, strength: float) -> None:
+    """Multiply what prompts add to the layers of `unet`."""
+    for module in unet.modules():
+        if isinstance(module, Film) and module.prompt is not None:
+            module.prompt.weight *= strength
+
+
 def main(args: Arguments) -> None:
     """Open, average, and write the pipeline folder. Raises ValueError in one line for whatever is wrong."""
     logging.getLogger("diffusers").setLevel(logging.ERROR)  # it names every file it writes
@@ -68,7 +83,12 @@ def main(args: Arguments) -> None:
         if not isinstance(pipe, ResShiftPipeline):
             raise ValueError(f"--models {model} has no U-Net to average")
     card = CARD.format(name=args.output_dir.resolve().name, count=len(pipes))
-    write_model(average(pipes), args.output_dir, to_yaml(args, without=OF_THIS_MACHINE), card)
+    mean = average(pipes)
+    exaggerate(mean.unet, args.prompt_strength)
+    published = replace(
+        args, models=tuple(Path(model).name for model in args.models)
+    )  # where they lie is of here alone
+    write_model(mean, args.output_dir, to_yaml(published, without=OF_THIS_MACHINE), card)
     logger.info("the model is in %s", args.output_dir)
 
 

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,7 @@ CERTAINTY = 2.5  # standard errors of that gain
 LONGEST = 16  # tokens of a prompt that is trained on; few are longer, and they cost all others of their batch
 HELD_OUT = 5  # every fifth crop
 TAILS = (0.01, 0.99)  # quantiles to which attributes are clipped before their deviation is taken
+SMALLEST_REST = 0.05  # of its root mean square: below it, a deviation's logarithm says nothing
 FARTHEST = 3.0  # standard deviations that a target may have
 
 
@@ -110,33 +111,34 @@ def measure(
     return torch.cat(found), torch.cat(seen)
 
 
-@dataclass(frozen=True)
-class Usual:
-    """Of each attribute, what is usual: mean + slope . traits, and the standard deviation from it."""
+def usual_attributes(measured: Tensor, seen: Tensor) -> dict[str, tuple[Any, ...]]:
+    """Fit attributes (N, A) by traits (N, T), over those that are no NaN, with clipped tails.
 
-    mean: tuple[float, ...]
-    slope: tuple[tuple[float, ...], ...]
-    std: tuple[float, ...]
-
-
-def usual_attributes(measured: Tensor, seen: Tensor) -> Usual:
-    """Fit attributes (N, A) by traits (N, T), least squares over those that are no NaN, with clipped tails.
-
-    Raises ValueError for an attribute that was hardly ever measured, or always the same.
+    Least squares for the mean, and for the logarithm of what is left of it: images whose edges are strong differ less
+    from what is usual for them than others do. Returns mean, slope, std and log_std_slope of `PromptEncoder`. Raises
+    ValueError for an attribute that was hardly ever measured, or always the same.
     """
-    means, slopes, stds = [], [], []
+    found = []
     for name, column in zip(ATTRIBUTES, measured.unbind(1), strict=True):
         known = ~column.isnan()
-        values, of_these = column[known], torch.cat([torch.ones_like(seen[known, :1]), seen[known]], dim=1)
-        if len(values) <= of_these.shape[1] or values.min() == values.max():
+        values, of_these = column[known], seen[known].double()
+        if len(values) <= 1 + of_these.shape[1] or values.min() == values.max():
             raise ValueError(f"{name} has no spread over {len(values)} crops; pass more photos, or --num_crops")
         values = values.clamp(*values.quantile(torch.tensor(TAILS)).tolist()).double()
-        mean, *slope = torch.linalg.lstsq(of_these.double(), values[:, None], driver="gelsd").solution[:, 0].tolist()
-        rest = values - of_these.double() @ torch.tensor([mean, *slope], dtype=torch.float64)
-        means.append(mean)
-        slopes.append(tuple(slope))
-        stds.append(float(rest.square().mean().sqrt()))
-    return Usual(tuple(means), tuple(slopes), tuple(stds))
+        mean, slope = _line(of_these, values)
+        rest = values - mean - of_these @ slope
+        smallest = SMALLEST_REST * rest.square().mean().sqrt()
+        _, log_std_slope = _line(of_these, rest.abs().clamp(min=smallest).log())
+        std = (rest / (of_these @ log_std_slope).exp()).square().mean().sqrt()
+        found.append((float(mean), tuple(slope.tolist()), float(std), tuple(log_std_slope.tolist())))
+    return dict(zip(("mean", "slope", "std", "log_std_slope"), zip(*found, strict=True), strict=True))
+
+
+def _line(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return intercept and slope (T,) of the least squares of y (N,) by x (N, T)."""
+    rows = torch.cat([torch.ones_like(x[:, :1]), x], dim=1)
+    solution = torch.linalg.lstsq(rows, y[:, None], driver="gelsd").solution[:, 0]
+    return solution[0], solution[1:]
 
 
 def draw_prompts(standardized: Tensor, count: int, seed: int) -> list[str]:
@@ -258,16 +260,13 @@ def main(args: Arguments) -> None:
     data = TrainingSet(found, crop=crop, seed=args.seed)
 
     measured, seen = measure(pipe, data, degradation, args.num_crops, args.seed)
-    usual = usual_attributes(measured, seen)
     spread = (column[~column.isnan()].std() for column in measured.unbind(1))
-    for row in zip(ATTRIBUTES, measured.nanmean(0), spread, usual.std, measured.isnan().float().mean(0), strict=True):
-        logger.info(
-            "%s: mean %.3f, standard deviation %.3f, %.3f from the usual, undefined in %.0f %%", *row[:4], 100 * row[4]
-        )
+    for row in zip(ATTRIBUTES, measured.nanmean(0), spread, measured.isnan().float().mean(0), strict=True):
+        logger.info("%s: mean %.3f, standard deviation %.3f, undefined in %.0f %%", *row[:3], 100 * row[3])
 
     torch.manual_seed(args.seed)
-    encoder = PromptEncoder(mean=usual.mean, std=usual.std, slope=usual.slope)
-    standardized = encoder.standardize(measured, seen)
+    encoder = PromptEncoder(**usual_attributes(measured, seen))
+    standardized = encoder.usual(seen).standardize(measured)
     ids = tokenize(draw_prompts(standardized, args.num_prompts, args.seed))
     crops = torch.arange(len(ids)) % args.num_crops
     short = (ids != PADDING).sum(1) <= LONGEST

@@ -72,10 +72,10 @@ WORDINGS: Mapping[str, tuple[Wording, Wording]] = {  # more, less
 
 SAYINGS = (
     Saying(
-        0.8, math.inf, 3, ("{}", "{}", "{}", "more {}"), ("{}", "{}", "{}", "with {}", "more {}", "some {}", "add {}")
+        1.0, math.inf, 3, ("{}", "{}", "{}", "more {}"), ("{}", "{}", "{}", "with {}", "more {}", "some {}", "add {}")
     ),
     Saying(
-        1.5,
+        1.7,
         math.inf,
         4,
         (

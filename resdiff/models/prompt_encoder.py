@@ -1,9 +1,9 @@
 """`PromptEncoder`: from the words of a prompt to what they say of a photo.
 
-The answer is the expectation of a few measured attributes (`resdiff.data.attributes`), in standard deviations from what is
-usual for such an image, over the photos of which such a prompt would be true. A recurrence reads the tokens in their order; each changes the state by the
-product of two linear maps, one of the token and one of the state (an Elman network with the multiplicative integration
-of 1606.06630), so that "not" and "very" act on what follows them:
+The answer is the expectation of a few measured attributes (`resdiff.data.attributes`), in standard deviations from what
+is usual for such an image, over the photos of which such a prompt would be true. A recurrence reads the tokens in their
+order; each changes the state by the product of two linear maps, one of the token and one of the state (an Elman network
+with the multiplicative integration of 1606.06630), so that "not" and "very" act on what follows them:
 
     h <- h + tanh(U (V e * tanh(Q [h, 1]))),    h = 0 at first,    attributes = shrink(3 tanh(W h / 3))
 
@@ -13,6 +13,7 @@ open, the attributes are exactly zero. So they are where all that is said is les
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,17 @@ from resdiff.models.clip_tokenizer import PADDING, VOCABULARY_SIZE
 
 BOUND = 3.0  # standard deviations
 WHISPER = 0.1  # the same; less than this is not said: "very" alone is silent, and "sharp" on contrast
+
+
+class Usual(NamedTuple):
+    """Attributes of photos that look alike, (B, A) each: their mean, and the standard deviation from it."""
+
+    mean: Tensor
+    std: Tensor
+
+    def standardize(self, measured: Tensor) -> Tensor:
+        """Return measured attributes (B, A) in standard deviations; NaN stays."""
+        return (measured - self.mean) / self.std
 
 
 class PromptEncoder(ModelMixin, ConfigMixin):
@@ -39,12 +51,14 @@ class PromptEncoder(ModelMixin, ConfigMixin):
         mean: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),  # of each attribute over the training photos, traits being 0
         std: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),  # its standard deviation there, from the usual
         slope: tuple[tuple[float, ...], ...] = (),  # of each mean, in each trait of the prediction; (): none
+        log_std_slope: tuple[tuple[float, ...], ...] = (),  # the same, of the logarithm of each std
     ):
         super().__init__()
         if not len(attributes) == len(mean) == len(std) or min(std, default=0) <= 0:
             raise ValueError(f"attributes={attributes}, mean={mean} and std={std} must be as many, and std positive")
-        if slope and len(slope) != len(attributes):
-            raise ValueError(f"slope={slope} must have a row for each of {attributes}")
+        for name, rows in (("slope", slope), ("log_std_slope", log_std_slope)):
+            if rows and len(rows) != len(attributes):
+                raise ValueError(f"{name}={rows} must have a row for each of {attributes}")
         self.table = nn.Embedding(vocab_size, dim)
         self.token_in = nn.Linear(dim, width, bias=False)  # V
         self.state_in = nn.Linear(width, width)  # Q
@@ -58,14 +72,15 @@ class PromptEncoder(ModelMixin, ConfigMixin):
         """Return which tokens change anything: (vocab_size,) bool."""
         return (self.table.weight != 0).any(dim=1)
 
-    def usual(self, traits: Tensor) -> Tensor:
-        """Return the attributes (B, A) that photos usually have of which predictions have these `traits` (B, T)."""
-        mean = traits.new_tensor(self.config.mean).expand(len(traits), -1)
-        return mean + traits @ traits.new_tensor(self.config.slope).T if self.config.slope else mean
-
-    def standardize(self, measured: Tensor, traits: Tensor) -> Tensor:
-        """Return measured attributes (B, A) in standard deviations from the usual; NaN stays."""
-        return (measured - self.usual(traits)) / measured.new_tensor(self.config.std)
+    def usual(self, traits: Tensor) -> Usual:
+        """Return what photos usually have of which predictions have these `traits` (B, T)."""
+        config = self.config
+        mean, std = (traits.new_tensor(row).expand(len(traits), -1) for row in (config.mean, config.std))
+        if config.slope:
+            mean = mean + traits @ traits.new_tensor(config.slope).T
+        if config.log_std_slope:
+            std = std * (traits @ traits.new_tensor(config.log_std_slope).T).exp()
+        return Usual(mean, std)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Read prompts.

@@ -33,15 +33,15 @@ def test_a_very_sharp_crop_is_called_sharp_very_sharp_or_not_soft() -> None:
 
 
 def test_a_soft_crop_is_called_soft_or_not_sharp() -> None:
-    said = statements("detail", -0.9)
+    said = statements("detail", -1.2)
     assert {"soft", "not sharp", "never crisp", "no detail", "blurry"} <= said
     assert not any(word in said for word in ("sharp", "very soft", "not soft", "slightly soft", "slightly sharp"))
 
 
 def test_degrees_follow_the_magnitude() -> None:
     assert "slightly grainy" in statements("grain", 0.4) and "grainy" not in statements("grain", 0.4)
-    assert "grainy" in statements("grain", 0.9) and "very grainy" not in statements("grain", 0.9)
-    assert "very grainy" in statements("grain", 1.6)
+    assert "grainy" in statements("grain", 1.2) and "very grainy" not in statements("grain", 1.2)
+    assert "very grainy" in statements("grain", 1.8)
 
 
 def test_of_an_ordinary_attribute_nothing_is_said() -> None:
@@ -54,7 +54,7 @@ def test_more_and_less_have_their_own_words(name: str) -> None:
     more, less = ({*w.adjectives, *w.nouns} for w in WORDINGS[name])
     assert more and less and not more & less
     plain = SAYINGS[0].of_adjectives
-    for value, wording, other in ((1.0, more, less), (-1.0, less, more)):
+    for value, wording, other in ((1.2, more, less), (-1.2, less, more)):
         said = statements(name, value)
         assert said & wording and not said & other
     assert "{}" in plain

@@ -1,5 +1,6 @@
 """The text encoder: what is not open says exactly nothing, what is open acts in its order and stays bounded."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -98,9 +99,14 @@ def test_a_training_in_half_precision_hears_the_same() -> None:
 def test_measurements_are_put_into_standard_deviations_by_the_config(tmp_path: Path) -> None:
     spread = {"vocab_size": 5, "mean": (1.0, 0.0, 0.5, 0.0), "std": (2.0, 1.0, 0.5, 0.1)}
     measured, traits = torch.tensor([[3.0, float("nan"), 0.0, 0.1]]), torch.tensor([[1.0, -1.0]])
-    for slope, expected in (((), [1, -1, 1]), (((2.0, 0), (0, 0), (0, 1), (0, 0)), [0, 1, 1])):
-        PromptEncoder(**spread, slope=slope).save_pretrained(tmp_path)
-        found = PromptEncoder.from_pretrained(tmp_path).standardize(measured, traits)[0]
+    rows = ((2.0, 0), (0, 0), (0, 1), (0, 0))
+    for slopes, expected in (
+        ({}, [1, -1, 1]),
+        ({"slope": rows}, [0, 1, 1]),
+        ({"log_std_slope": rows}, [math.exp(-2), -math.e, 1]),
+    ):
+        PromptEncoder(**spread, **slopes).save_pretrained(tmp_path)
+        found = PromptEncoder.from_pretrained(tmp_path).usual(traits).standardize(measured)[0]
         assert found[[0, 2, 3]].tolist() == pytest.approx(expected) and found[1].isnan()
 
 

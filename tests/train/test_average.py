@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import yaml
 
 from resdiff.models.pixel_unet import PixelUNet
 from resdiff.models.prompt_encoder import PromptEncoder
@@ -32,6 +33,25 @@ def test_the_weights_are_the_mean_and_the_rest_is_of_the_last(tmp_path) -> None:
         torch.testing.assert_close(mean.unet.state_dict()[name], 2 * weight)
     assert mean.text_encoder.open_tokens().nonzero().tolist() == [[7]]
     assert "mean of the weights of 2 models" in (tmp_path / "mean" / "README.md").read_text()
+    assert yaml.safe_load((tmp_path / "mean" / "recipe.yaml").read_text()) == {
+        "models": ["a", "b"],
+        "prompt_strength": 1.0,
+    }
+
+
+def test_words_are_exaggerated_and_nothing_else_is(tmp_path) -> None:
+    pipe = tiny_pipeline()
+    with torch.no_grad():
+        for parameter in pipe.unet.parameters():
+            parameter.fill_(0.25)
+    pipe.save_pretrained(tmp_path / "a")
+    models, out = [str(tmp_path / "a")] * 2, tmp_path / "strong"
+    main(parse_args(["--models", *models, "--prompt_strength", "1.5", "--output_dir", str(out)]))
+    weights = SRPipeline.from_pretrained(out).unet.state_dict()
+    of_prompts = {name for name in weights if ".film.prompt." in name}
+    assert of_prompts
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, torch.full_like(weight, 0.375 if name in of_prompts else 0.25))
 
 
 def test_models_of_other_shapes_or_alone_are_refused_and_nothing_is_written(tmp_path, capsys) -> None:
@@ -44,5 +64,8 @@ def test_models_of_other_shapes_or_alone_are_refused_and_nothing_is_written(tmp_
         main(parse_args(["--models", "bicubic", a, *out]))
     with pytest.raises(SystemExit):
         parse_args(["--models", a, *out])
-    assert "--models must name at least two" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse_args(["--models", a, b, "--prompt_strength", "0", *out])
+    errors = capsys.readouterr().err
+    assert "--models must name at least two" in errors and "--prompt_strength 0.0 must be positive" in errors
     assert not (tmp_path / "mean").exists()

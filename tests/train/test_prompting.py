@@ -6,9 +6,9 @@ import torch
 from resdiff.data.attributes import attributes, traits
 from resdiff.data.training_set import Batch
 from resdiff.models.clip_tokenizer import tokenize
-from resdiff.models.prompt_encoder import PromptEncoder
+from resdiff.models.prompt_encoder import PromptEncoder, Usual
 from resdiff.train.adversarial_loss import NOTHING, Made, Said
-from resdiff.train.prompting import Prompting, PromptingArguments
+from resdiff.train.prompting import Prompting, PromptingArguments, deaf_to_checkerboards
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ def encoder() -> PromptEncoder:
     return encoder
 
 
-USUAL = (0.6, 0.3, 0.1, 0.8)
+USUAL, SPREAD = (0.6, 0.3, 0.1, 0.8), (0.5, 0.3, 0.1, 0.7)
 
 
 def batch(count: int = 6) -> tuple[Batch, torch.Tensor]:
@@ -36,7 +36,7 @@ def batch(count: int = 6) -> tuple[Batch, torch.Tensor]:
 
 def made(step: int, prompt: torch.Tensor | None) -> Made:
     samples, mean = batch(2)
-    usual = torch.tensor([USUAL, USUAL])
+    usual = Usual(torch.tensor([USUAL, USUAL]), torch.tensor([SPREAD, SPREAD]))
     said = Said(torch.zeros(2, 4) if prompt is None else prompt, attributes(samples.hr, (mean + 1) / 2), usual)
     return Made(hr=samples.hr * 2 - 1, y=mean, mean=mean, x0=mean, said=said, step=step)
 
@@ -58,7 +58,7 @@ def test_what_is_said_is_what_was_measured(encoder, monkeypatch) -> None:
     samples, mean = batch(2)
     told = Prompting(encoder, PromptingArguments(prompt_share=1.0), 1, CPU).say(samples, mean).prompt
     predicted = (mean + 1) / 2
-    expected = encoder.standardize(attributes(samples.hr, predicted), traits(predicted))
+    expected = encoder.usual(traits(predicted)).standardize(attributes(samples.hr, predicted))
     torch.testing.assert_close(torch.stack([torch.as_tensor(row) for row in seen]), expected, equal_nan=True)
     assert torch.equal(told, encoder(tokenize(["sharp", "sharp"])))
 
@@ -72,7 +72,7 @@ def test_the_target_lies_between_what_is_usual_and_the_photo(encoder) -> None:
     known = torch.isfinite(photo)
     for level, share in ((0.0, 1.0), (0.5, 0.25), (1.0, 0.0)):
         target = level * usual + share * (photo - usual)
-        expected = ((photo - target).abs() / torch.tensor(encoder.config.std))[known].mean()
+        expected = ((photo - target).abs() / torch.tensor(SPREAD))[known].mean()
         found = prompting.distance(level, share, last=3)(example, example.hr)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
@@ -91,3 +91,23 @@ def test_without_an_encoder_nothing_is_said_nor_asked_for() -> None:
     assert prompting.say(*batch(2)) == NOTHING and prompting.distance(0.4, 0.5, 3) is None
     with pytest.raises(ValueError, match="--prompt_share 2 must lie in"):
         PromptingArguments(prompt_share=2).check_prompts()
+
+
+def alternating(period: int, rows: bool) -> torch.Tensor:
+    """Stripes (12, 12) of +1 and -1, or, for rows as well, a checkerboard."""
+    sign = 1 - 2 * (torch.arange(12) // (period // 2) % 2).float()
+    return sign[:, None] * sign if rows else sign.expand(12, 12)
+
+
+@pytest.mark.parametrize(
+    ("period", "rows", "share"), [(2, False, 0.0), (2, True, 0.0), (4, False, 0.75), (24, False, 1.0)]
+)
+def test_images_stay_and_gradients_lose_what_alternates(period: int, rows: bool, share: float) -> None:
+    image = torch.rand(2, 3, 12, 12, requires_grad=True)
+    seen = deaf_to_checkerboards(image)
+    assert torch.equal(seen, image)
+    pattern = alternating(period, rows)
+    (gradient,) = torch.autograd.grad(seen, image, pattern.expand_as(image))
+    inner = slice(4, 8)
+    expected = share * pattern[inner, inner].expand(2, 3, 4, 4)
+    torch.testing.assert_close(gradient[..., inner, inner], expected, rtol=0, atol=1e-6)
