@@ -15,6 +15,9 @@ from resdiff.models.prompt_encoder import PromptEncoder
 from resdiff.train.adversarial_loss import NOTHING, Made, Said
 from resdiff.train.arguments import option
 
+PERIOD = 4  # pixels, of the network's pixel shuffle
+NEIGHBOURS = 7  # cells of it in each direction
+
 
 @dataclass(frozen=True, kw_only=True)
 class PromptingArguments:
@@ -59,7 +62,7 @@ class Prompting:
         The target is level * usual + share * (the photo's - usual), as far as L1 and the discriminator let images come
         on the average, so that some photos ask for more and some for less: from a target out of reach nothing is learned
         about words. At step `last`, which stays the mean, the level is 0, and images without a prompt are left alone.
-        Its gradient asks for no checkerboards, which are sharp and grainy at the least expense, and are no detail.
+        Its gradient asks for no grids and checkerboards, which are sharp and grainy at the least expense, and no detail.
         """
         if self.encoder is None:
             return None
@@ -70,7 +73,7 @@ class Prompting:
                 "`say` measured: there is an encoder"
             )
             target = share * (measured - usual.mean) + (0 if made.step == last else level) * usual.mean
-            found = attributes((deaf_to_checkerboards(image) + 1) / 2, unit(made.mean), flat=(made.hr + 1) / 2)
+            found = attributes((deaf_to_grids(image) + 1) / 2, unit(made.mean), flat=(made.hr + 1) / 2)
             error = (found - target).abs() / usual.std
             if made.step == last:
                 error = error[prompt.any(dim=1)]
@@ -80,15 +83,15 @@ class Prompting:
         return distance
 
 
-def deaf_to_checkerboards(image: Tensor) -> Tensor:
-    """Return images (B, C, H, W) as they are; gradients that come back lose what alternates from pixel to pixel.
+def deaf_to_grids(image: Tensor) -> Tensor:
+    """Return images (B, C, H, W) as they are; gradients that come back lose what repeats every `PERIOD` pixels.
 
-    They pass a filter of five taps in each direction, 1 - sin(w / 2)^4 at the frequency w: none of w = pi, 3/4 of w = pi/2.
+    From each pixel's gradient goes the mean of those at its place in the 7x7 cells around it, less that of all places.
     """
-    taps = image.new_tensor([-1, 4, 10, 4, -1]) / 16
-    smooth = F.pad(image, (2, 2, 2, 2), mode="replicate").flatten(0, 1)[:, None]
-    smooth = F.conv2d(F.conv2d(smooth, taps[None, None, None]), taps[None, None, :, None]).view_as(image)
-    return image.detach() + (smooth - smooth.detach())
+    cells = F.pixel_unshuffle(image, PERIOD).unflatten(1, (image.shape[1], -1))  # (B, C, places, H / 4, W / 4)
+    near = F.avg_pool2d(cells.flatten(0, 1), NEIGHBOURS, 1, NEIGHBOURS // 2, count_include_pad=False).view_as(cells)
+    seen = image - F.pixel_shuffle((near - near.mean(2, keepdim=True)).flatten(1, 2), PERIOD)
+    return image.detach() + (seen - seen.detach())
 
 
 def unit(image: Tensor) -> Tensor:

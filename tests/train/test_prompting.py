@@ -8,7 +8,7 @@ from resdiff.data.training_set import Batch
 from resdiff.models.clip_tokenizer import tokenize
 from resdiff.models.prompt_encoder import PromptEncoder, Usual
 from resdiff.train.adversarial_loss import NOTHING, Made, Said
-from resdiff.train.prompting import Prompting, PromptingArguments, deaf_to_checkerboards
+from resdiff.train.prompting import Prompting, PromptingArguments, deaf_to_grids
 
 CPU = torch.device("cpu")
 
@@ -93,21 +93,27 @@ def test_without_an_encoder_nothing_is_said_nor_asked_for() -> None:
         PromptingArguments(prompt_share=2).check_prompts()
 
 
-def alternating(period: int, rows: bool) -> torch.Tensor:
-    """Stripes (12, 12) of +1 and -1, or, for rows as well, a checkerboard."""
-    sign = 1 - 2 * (torch.arange(12) // (period // 2) % 2).float()
-    return sign[:, None] * sign if rows else sign.expand(12, 12)
+def stripes(period: int) -> torch.Tensor:
+    """Return columns of +1 and -1, (80, 80)."""
+    return (1 - 2 * (torch.arange(80) // (period // 2) % 2).float()).expand(80, 80)
 
 
 @pytest.mark.parametrize(
-    ("period", "rows", "share"), [(2, False, 0.0), (2, True, 0.0), (4, False, 0.75), (24, False, 1.0)]
+    ("pattern", "stays"),
+    [
+        (stripes(2), False),
+        (stripes(2) * stripes(2).T, False),
+        (stripes(4) * stripes(4).T, False),
+        (stripes(8), True),
+        (torch.ones(80, 80), True),
+    ],
+    ids=["lines", "checkerboard", "grid of the shuffle", "wider lines", "brightness"],
 )
-def test_images_stay_and_gradients_lose_what_alternates(period: int, rows: bool, share: float) -> None:
-    image = torch.rand(2, 3, 12, 12, requires_grad=True)
-    seen = deaf_to_checkerboards(image)
+def test_images_stay_and_gradients_lose_what_repeats_from_cell_to_cell(pattern: torch.Tensor, stays: bool) -> None:
+    image = torch.rand(2, 3, 80, 80, requires_grad=True)
+    seen = deaf_to_grids(image)
     assert torch.equal(seen, image)
-    pattern = alternating(period, rows)
     (gradient,) = torch.autograd.grad(seen, image, pattern.expand_as(image))
-    inner = slice(4, 8)
-    expected = share * pattern[inner, inner].expand(2, 3, 4, 4)
-    torch.testing.assert_close(gradient[..., inner, inner], expected, rtol=0, atol=1e-6)
+    inner = slice(36, 44)  # two cells, whose neighbours have all their neighbours
+    expected = stays * pattern[inner, inner].expand(2, 3, 8, 8)
+    torch.testing.assert_close(gradient[..., inner, inner], expected, rtol=0, atol=1e-5)
