@@ -142,7 +142,10 @@ def assemble(args: Arguments) -> Run:
         ema=Ema(pipe.unet.parameters(), args.ema_decay, args.ema_warmup),
         chain=Chain(pipe, unet, prompting.say, args.seed),
         loss=GeneratorLoss(
-            args, discriminator, prompting.distance(args.attribute_level, args.attribute_share, last), last
+            args,
+            discriminator,
+            prompting.distance(args.attribute_level, args.attribute_share, last, args.scale),
+            last,
         ),
         update=Update(
             accelerator=accelerator,

@@ -85,9 +85,7 @@ def main(args: Arguments) -> None:
     card = CARD.format(name=args.output_dir.resolve().name, count=len(pipes))
     mean = average(pipes)
     exaggerate(mean.unet, args.prompt_strength)
-    published = replace(
-        args, models=tuple(Path(model).name for model in args.models)
-    )  # where they lie is of here alone
+    published = replace(args, models=tuple(Path(model).name for model in args.models))  # not where they lie here
     write_model(mean, args.output_dir, to_yaml(published, without=OF_THIS_MACHINE), card)
     logger.info("the model is in %s", args.output_dir)
 

@@ -15,8 +15,7 @@ from resdiff.models.prompt_encoder import PromptEncoder
 from resdiff.train.adversarial_loss import NOTHING, Made, Said
 from resdiff.train.arguments import option
 
-PERIOD = 4  # pixels, of the network's pixel shuffle
-NEIGHBOURS = 7  # cells of it in each direction
+NEIGHBOURS = 7  # cells of the network's pixel shuffle, in each direction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ class Prompting:
             texts.append(draw_prompt(row, generator) if said else "")
         return Said(self.encoder(tokenize(texts).to(predicted.device)), measured, usual)
 
-    def distance(self, level: float, share: float, last: int) -> Callable[[Made, Tensor], Tensor] | None:
+    def distance(self, level: float, share: float, last: int, scale: int) -> Callable[[Made, Tensor], Tensor] | None:
         """Return the distance of an image's attributes from their target, a scalar; None without an encoder.
 
         The target is level * usual + share * (the photo's - usual), as far as L1 and the discriminator let images come
@@ -73,7 +72,7 @@ class Prompting:
                 "`say` measured: there is an encoder"
             )
             target = share * (measured - usual.mean) + (0 if made.step == last else level) * usual.mean
-            found = attributes((deaf_to_grids(image) + 1) / 2, unit(made.mean), flat=(made.hr + 1) / 2)
+            found = attributes((deaf_to_grids(image, scale) + 1) / 2, unit(made.mean), flat=(made.hr + 1) / 2)
             error = (found - target).abs() / usual.std
             if made.step == last:
                 error = error[prompt.any(dim=1)]
@@ -83,14 +82,15 @@ class Prompting:
         return distance
 
 
-def deaf_to_grids(image: Tensor) -> Tensor:
-    """Return images (B, C, H, W) as they are; gradients that come back lose what repeats every `PERIOD` pixels.
+def deaf_to_grids(image: Tensor, period: int) -> Tensor:
+    """Return images (B, C, H, W) as they are; gradients that come back lose what repeats every `period` pixels.
 
     From each pixel's gradient goes the mean of those at its place in the 7x7 cells around it, less that of all places.
+    H and W are multiples of the period.
     """
-    cells = F.pixel_unshuffle(image, PERIOD).unflatten(1, (image.shape[1], -1))  # (B, C, places, H / 4, W / 4)
+    cells = F.pixel_unshuffle(image, period).unflatten(1, (image.shape[1], -1))  # (B, C, places, rows, columns)
     near = F.avg_pool2d(cells.flatten(0, 1), NEIGHBOURS, 1, NEIGHBOURS // 2, count_include_pad=False).view_as(cells)
-    seen = image - F.pixel_shuffle((near - near.mean(2, keepdim=True)).flatten(1, 2), PERIOD)
+    seen = image - F.pixel_shuffle((near - near.mean(2, keepdim=True)).flatten(1, 2), period)
     return image.detach() + (seen - seen.detach())
 
 

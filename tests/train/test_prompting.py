@@ -66,19 +66,19 @@ def test_what_is_said_is_what_was_measured(encoder, monkeypatch) -> None:
 def test_the_target_lies_between_what_is_usual_and_the_photo(encoder) -> None:
     example, usual = made(step=1, prompt=None), torch.tensor(USUAL)
     prompting = Prompting(encoder, PromptingArguments(), 1, CPU)
-    assert float(prompting.distance(1.0, 1.0, last=3)(example, example.hr)) == pytest.approx(0, abs=1e-4)
+    assert float(prompting.distance(1.0, 1.0, last=3, scale=4)(example, example.hr)) == pytest.approx(0, abs=1e-4)
     samples, mean = batch(2)
     photo = attributes(samples.hr, (mean + 1) / 2)
     known = torch.isfinite(photo)
     for level, share in ((0.0, 1.0), (0.5, 0.25), (1.0, 0.0)):
         target = level * usual + share * (photo - usual)
         expected = ((photo - target).abs() / torch.tensor(SPREAD))[known].mean()
-        found = prompting.distance(level, share, last=3)(example, example.hr)
+        found = prompting.distance(level, share, last=3, scale=4)(example, example.hr)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_at_the_last_step_images_without_a_prompt_are_left_alone(encoder) -> None:
-    distance = Prompting(encoder, PromptingArguments(), 1, CPU).distance(level=0.4, share=1.0, last=3)
+    distance = Prompting(encoder, PromptingArguments(), 1, CPU).distance(level=0.4, share=1.0, last=3, scale=4)
     prompt = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0]])
     example = made(step=3, prompt=prompt)
     image = example.mean.clone().requires_grad_()
@@ -88,7 +88,7 @@ def test_at_the_last_step_images_without_a_prompt_are_left_alone(encoder) -> Non
 
 def test_without_an_encoder_nothing_is_said_nor_asked_for() -> None:
     prompting = Prompting(None, PromptingArguments(), 1, CPU)
-    assert prompting.say(*batch(2)) == NOTHING and prompting.distance(0.4, 0.5, 3) is None
+    assert prompting.say(*batch(2)) == NOTHING and prompting.distance(0.4, 0.5, last=3, scale=4) is None
     with pytest.raises(ValueError, match="--prompt_share 2 must lie in"):
         PromptingArguments(prompt_share=2).check_prompts()
 
@@ -111,9 +111,20 @@ def stripes(period: int) -> torch.Tensor:
 )
 def test_images_stay_and_gradients_lose_what_repeats_from_cell_to_cell(pattern: torch.Tensor, stays: bool) -> None:
     image = torch.rand(2, 3, 80, 80, requires_grad=True)
-    seen = deaf_to_grids(image)
+    seen = deaf_to_grids(image, 4)
     assert torch.equal(seen, image)
     (gradient,) = torch.autograd.grad(seen, image, pattern.expand_as(image))
     inner = slice(36, 44)  # two cells, whose neighbours have all their neighbours
     expected = stays * pattern[inner, inner].expand(2, 3, 8, 8)
     torch.testing.assert_close(gradient[..., inner, inner], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_other_scales_have_grids_of_their_own(scale: int) -> None:
+    image = torch.rand(1, 3, 60, 60, requires_grad=True)
+    period_six = (1 - 2 * (torch.arange(60) // 3 % 2).float()).expand(60, 60)
+    pattern = period_six if scale == 1 else (torch.arange(60) % scale == 0).float().expand(60, 60)
+    (gradient,) = torch.autograd.grad(deaf_to_grids(image, scale), image, pattern.expand_as(image))
+    inner = gradient[..., 24:36, 24:36]
+    expected = pattern[24:36, 24:36] if scale == 1 else torch.full((12, 12), 1 / scale)
+    torch.testing.assert_close(inner, expected.expand_as(inner), rtol=0, atol=1e-5)
