@@ -12,9 +12,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from resdiff.eval.promises.part import Figures, Sets, mean, values
+from resdiff.eval.promises.part import Figures, Sets, geometric_mean, mean, values
 from resdiff.eval.promises.pictures import SCALE, Enlarger, Pair, enlarged_bicubic, to_8_bits
-from resdiff.eval.promises.planes import correlation, has_flat_noise, luma_plane, unsharp_mask
+from resdiff.eval.promises.planes import MOST_GRID, correlation, grid_excess, has_flat_noise, luma_plane, unsharp_mask
 from resdiff.eval.promises.promise import Promise, at_least, at_most
 from resdiff.metrics.consistency import color_shift
 from resdiff.metrics.measures import Images
@@ -51,6 +51,7 @@ def measure(pair: Pair, enlarge: Enlarger) -> dict[str, float]:
         }
     rest = {name: luma_plane(image) - luma_plane(up) for name, image in everything.items()}
     figures |= {f"correlation {name}": correlation(rest[name], rest["hr"]) for name in ("one", "four")}
+    figures |= {f"grid {name}": grid_excess(luma_plane(sr), luma_plane(hr), SCALE) for name, sr in made.items()}
     figures |= _niqe(everything | {_mask_name(*m): to_8_bits(unsharp_mask(up.double(), *m)) for m in UNSHARP})
     figures |= _perceptual(made, hr)
     return figures
@@ -102,6 +103,7 @@ def _detail(where: str, images: Sequence[Figures]) -> list[Promise]:
             name="one step: flat noise over HR's", where=where,
             measured=_ratio(images, "flat noise one", "flat noise hr"),
         ),
+        at_most("power at 4 px and its harmonics over HR's", where, geometric_mean(images, "grid four"), MOST_GRID),
         at_least(
             "correlation with HR - bicubic, over one step's", where, correlations[0] / correlations[1], 0.92,
             remark=f"({correlations[0]:.3f} / {correlations[1]:.3f})",

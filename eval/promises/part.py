@@ -85,6 +85,12 @@ def mean(images: Iterable[Figures], name: str) -> float:
     return statistics.fmean(found) if found else math.nan
 
 
+def geometric_mean(images: Iterable[Figures], name: str) -> float:
+    """Return the geometric mean of a positive figure over the images for which it is defined; NaN where it is for none."""
+    found = values(images, name)
+    return statistics.geometric_mean(found) if found else math.nan
+
+
 def share(statements: Iterable[bool]) -> float:
     """Return the share of true statements; NaN of none."""
     found = list(statements)

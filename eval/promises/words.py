@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from resdiff.eval.promises.part import Figures, Sets, mean, share, values
+from resdiff.eval.promises.part import Figures, Sets, geometric_mean, mean, share, values
 from resdiff.eval.promises.pictures import SCALE, Enlarger, Meaning, Pair
 from resdiff.eval.promises.planes import (
+    MOST_GRID,
     correlation,
+    grid_excess,
     has_flat_noise,
     linear_filter_share,
     luma_plane,
@@ -58,6 +60,7 @@ def measure(pair: Pair, enlarge: Enlarger) -> dict[str, float]:
     if has_flat_noise(pair.hr):
         for prompt in ("", "grainy photo", "clean photo"):
             figures[f"grain {prompt}"] = float(flat_noise(said(prompt)[None], pair.hr[None]))
+    figures["grid sharp fur"] = grid_excess(luma_plane(said("sharp fur")), luma_plane(pair.hr), SCALE)
     figures |= _kind_of_change(luma_plane(said("")), luma_plane(said("sharp")), luma_plane(pair.hr), figures)
     for name, sr in {
         "with words": enlarge(pair.lr, prompt="", steps=1),
@@ -90,6 +93,7 @@ def promises(sets: Sets) -> list[Promise]:
         at_least("sharpness changes by less than 2 % with any of the nouns: share of images", where, unchanged, SHARE, remark=f"(most: {max(changes[most], default=0):.4f}, {most})"),
         at_least("'not sharp' is no sharper than no prompt: share of images", where, _share_no_sharper("not sharp", "", images), SHARE),
         at_least("'very sharp' is no softer than 'sharp': share of images", where, _share_no_sharper("sharp", "very sharp", images), SHARE),
+        at_most("'sharp fur': power at 4 px and its harmonics over HR's", where, geometric_mean(images, "grid sharp fur"), MOST_GRID),
         at_most("one-step PSNR-Y that the words cost an empty prompt, dB", where, lost, PSNR_LOSS),
         Promise(name="correlation of the change by 'sharp' with HR less no prompt", where=where, measured=mean(images, "towards hr sharp")),
         Promise(name="the same of the best unsharp mask of equal sharpness", where=where, measured=bicubic_like[nearest], remark=f"(sigma {nearest:g})"),

@@ -10,6 +10,7 @@ from resdiff.eval.promises.planes import (
     blurred,
     correlation,
     flat_share,
+    grid_excess,
     has_flat_noise,
     linear_filter_share,
     luma_plane,
@@ -108,6 +109,31 @@ def test_blocks_show_as_the_ratio_of_the_steps_across_the_grid() -> None:
 def test_blocking_is_undefined_without_steps_or_grid() -> None:
     assert math.isnan(blocking(torch.ones(64, 64, dtype=torch.float64), 16))
     assert math.isnan(blocking(noise(16, 16), 32))
+
+
+def pattern(period: int) -> torch.Tensor:
+    """A sine of that wavelength in both directions, of power 100."""
+    wave = math.sqrt(2) * torch.cos(2 * math.pi * (torch.arange(96, dtype=torch.float64) / period + 1 / 8))
+    return 10 * wave[:, None] * wave
+
+
+@pytest.mark.parametrize("period", [4, 2])
+def test_a_grid_of_the_period_or_its_harmonics_exceeds_hr_by_its_power(period: int) -> None:
+    hr = noise(96, 96)
+    assert grid_excess(hr, hr, 4) == 1
+    assert grid_excess(hr + pattern(period), hr, 4) > 10
+    assert grid_excess(2 * hr, hr, 4) == pytest.approx(4, rel=0.01)
+
+
+def test_other_patterns_and_levels_are_no_grid() -> None:
+    hr = noise(96, 96)
+    assert grid_excess(hr + pattern(8) + 50, hr, 4) < 1.5
+    assert grid_excess(torch.full_like(hr, 9.0), hr, 4) < 0.01
+    assert grid_excess(torch.full_like(hr, 9.0), torch.zeros_like(hr), 4) == 1  # rounding alone
+
+
+def test_a_grid_is_undefined_in_less_than_eight_periods() -> None:
+    assert math.isnan(grid_excess(noise(31, 96), noise(31, 96), 4))
 
 
 def test_flat_noise_is_judged_only_where_enough_is_flat_but_not_exactly() -> None:

@@ -8,7 +8,7 @@ from resdiff.data.training_set import Batch
 from resdiff.models.clip_tokenizer import tokenize
 from resdiff.models.prompt_encoder import PromptEncoder, Usual
 from resdiff.train.adversarial_loss import NOTHING, Made, Said
-from resdiff.train.prompting import Prompting, PromptingArguments, deaf_to_grids
+from resdiff.train.prompting import Prompting, PromptingArguments, deaf_to_checkerboards, deaf_to_grids
 
 CPU = torch.device("cpu")
 
@@ -115,6 +115,28 @@ def test_images_stay_and_gradients_lose_what_repeats_from_cell_to_cell(pattern: 
     assert torch.equal(seen, image)
     (gradient,) = torch.autograd.grad(seen, image, pattern.expand_as(image))
     inner = slice(36, 44)  # two cells, whose neighbours have all their neighbours
+    expected = stays * pattern[inner, inner].expand(2, 3, 8, 8)
+    torch.testing.assert_close(gradient[..., inner, inner], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "stays"),
+    [
+        (stripes(2), 0),
+        (stripes(2) * stripes(2).T, 0),
+        (torch.cat([stripes(2)[:, :20], -stripes(2)[:, :60]], 1), 0),
+        (stripes(4), 3 / 4),
+        (stripes(4) * stripes(4).T, 9 / 16),
+        (torch.ones(80, 80), 1),
+    ],
+    ids=["lines", "checkerboard", "lines that change their phase", "wider lines", "wider checkerboard", "brightness"],
+)
+def test_images_stay_and_gradients_lose_what_alternates(pattern: torch.Tensor, stays: float) -> None:
+    image = torch.rand(2, 3, 80, 80, requires_grad=True)
+    seen = deaf_to_checkerboards(image)
+    assert torch.equal(seen, image)
+    (gradient,) = torch.autograd.grad(seen, image, pattern.expand_as(image))
+    inner = slice(24, 32)  # off the borders and the change of phase
     expected = stays * pattern[inner, inner].expand(2, 3, 8, 8)
     torch.testing.assert_close(gradient[..., inner, inner], expected, rtol=0, atol=1e-5)
 
