@@ -24,17 +24,17 @@ class AdversarialArguments:
     feature_weight: float = option(0.1, "the same for the match of the discriminator's features")
     attribute_weight: float = option(0.1, "the same for the match of the photo's measured attributes")
     attribute_level: float = option(0.4, "target where nothing is unusual: 0 the mean's attributes, 1 a photo's")
-    attribute_share: float = option(0.7, "how much of what is unusual about a photo the target has")
+    attribute_share: float = option(0.7, "how much of what is unusual about a photo the target has; above 1 more")
     last_step_share: float = option(0.25, "of the steps at t = T-1, which stays the mean: no discriminator there")
     discriminator_learning_rate: float = option(5e-4, "Adam, betas .5 and .9; follows the schedule of the other")
     discriminator_warmup_steps: int = option(200, "steps in which only the discriminator learns")
 
     def check_loss(self) -> None:
         """Raise ValueError for values that cannot be meant."""
-        for name in ("adversarial_weight", "feature_weight", "attribute_weight"):
+        for name in ("adversarial_weight", "feature_weight", "attribute_weight", "attribute_share"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise ValueError(f"--{name} {value} must not be negative")
-        for name in ("attribute_level", "attribute_share", "last_step_share"):
+        for name in ("attribute_level", "last_step_share"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise ValueError(f"--{name} {value} must lie in [0, 1]")
         if not 0 < self.discriminator_learning_rate < math.inf:

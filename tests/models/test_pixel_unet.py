@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from resdiff.models.pixel_blocks import Condition, Film
 from resdiff.models.pixel_unet import PixelUNet
 
 
@@ -129,6 +130,16 @@ def test_a_fresh_network_ignores_prompts_but_can_learn_them() -> None:
     assert torch.equal(unet(x, t, lq, prompt=torch.ones(2, 4)), unet(x, t, lq))
     unet(x, t, lq, prompt=torch.ones(2, 4)).square().mean().backward()
     assert unet.denoiser.body.mid_blocks[0].film.prompt.weight.grad.abs().max() > 0
+
+
+def test_a_step_of_the_optimizer_teaches_a_channel_eight_times_as_much_about_a_word_as_its_rate() -> None:
+    film, rate = Film(channels=3, embed_dim=4, prompt_dim=4), 1e-3
+    condition = Condition(torch.zeros(1, 4), torch.tensor([[0.0, 0, 1, 0]]))
+    optimizer = torch.optim.Adam([film.prompt.weight], lr=rate)
+    (-sum(part.sum() for part in film(condition))).backward()
+    optimizer.step()
+    scale, shift = film(condition)
+    torch.testing.assert_close(torch.cat([scale, shift]).flatten(), torch.full((6,), 8 * rate))
 
 
 def test_the_two_parts_share_no_parameter_and_leave_none_out() -> None:

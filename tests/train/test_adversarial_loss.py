@@ -152,7 +152,8 @@ def test_the_discriminator_learns_to_tell_photos_from_made_images() -> None:
     ("options", "message"),
     [
         ({"adversarial_weight": -1.0}, "adversarial_weight -1.0 must not be negative"),
-        ({"attribute_share": 1.5}, "attribute_share 1.5 must lie in"),
+        ({"attribute_share": -0.1}, "attribute_share -0.1 must not be negative"),
+        ({"attribute_level": 1.5}, "attribute_level 1.5 must lie in"),
         ({"discriminator_learning_rate": 0.0}, "discriminator_learning_rate 0.0 must be positive"),
         ({"discriminator_warmup_steps": -1}, "discriminator_warmup_steps -1 must not be negative"),
     ],
