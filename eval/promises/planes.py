@@ -18,6 +18,7 @@ LEAST_FLAT = 0.02  # share of flat pixels under which flat noise says nothing
 EXACTLY_FLAT = 0.05  # levels of HR's own flat noise under which a ratio to it says nothing
 MOST_GRID = 1.0  # geometric mean of grid_excess over images: no picture needs more of it than the photo had
 ROUNDING = 1 / 12  # variance of rounding to 8 bits, in levels squared
+PERIODS = 8  # of a grid, in each direction of the windows that look for it
 STRIP = 64  # rows whose neighbourhoods are laid out at once
 
 
@@ -112,20 +113,20 @@ def grid_excess(y: Tensor, hr: Tensor, period: int) -> float:
     What a pixel shuffle leaves lies there; a picture without it has less power than HR at each of these frequencies. What
     rounding to 8 bits alone would give is added to both. NaN for planes of less than eight periods a side.
     """
-    if min(hr.shape) < 8 * period:
+    if min(hr.shape) < PERIODS * period:
         return math.nan
     return float((_grid_power(y, period) / _grid_power(hr, period)).max())
 
 
 def _grid_power(y: Tensor, period: int) -> Tensor:
     """Mean over Hann windows of eight periods a side, half of one apart; two directions, without the mean itself."""
-    side = 8 * period
+    side = PERIODS * period
     window = torch.hann_window(side, dtype=y.dtype)
     window = window[:, None] * window
     blocks = y.unfold(0, side, side // 2).unfold(1, side, side // 2)
     blocks = blocks - blocks.mean((-2, -1), keepdim=True)
     power = torch.fft.rfft2(blocks * window).abs().square().mean((0, 1))
-    return power[::8, ::8].flatten()[1:] + ROUNDING * window.square().sum()
+    return power[::PERIODS, ::PERIODS].flatten()[1:] + ROUNDING * window.square().sum()
 
 
 def flat_share(hr: Tensor) -> float:

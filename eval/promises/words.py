@@ -60,8 +60,9 @@ def measure(pair: Pair, enlarge: Enlarger) -> dict[str, float]:
     if has_flat_noise(pair.hr):
         for prompt in ("", "grainy photo", "clean photo"):
             figures[f"grain {prompt}"] = float(flat_noise(said(prompt)[None], pair.hr[None]))
-    figures["grid sharp fur"] = grid_excess(luma_plane(said("sharp fur")), luma_plane(pair.hr), SCALE)
-    figures |= _kind_of_change(luma_plane(said("")), luma_plane(said("sharp")), luma_plane(pair.hr), figures)
+    hr = luma_plane(pair.hr)
+    figures["grid sharp fur"] = grid_excess(luma_plane(said("sharp fur")), hr, SCALE)
+    figures |= _kind_of_change(luma_plane(said("")), luma_plane(said("sharp")), hr, figures)
     for name, sr in {
         "with words": enlarge(pair.lr, prompt="", steps=1),
         "without words": enlarge.without_words(pair.lr, steps=1),
