@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from diffusers import DiffusionPipeline
@@ -18,18 +18,22 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from resdiff.color import ColorFix
+from resdiff.images import Photo
 from resdiff.noise import Noise, seeds_from
+from resdiff.pipelines.call import Call, ColorChoice, NoOptions, OutputType, Prompt, Tile, options_of
 from resdiff.pipelines.callbacks import StepShower
 from resdiff.pipelines.components import ComponentsMixin
 from resdiff.pipelines.finishing import ImageOutput, collate, collected, cropped, finished, known_pixels_kept
-from resdiff.pipelines.guidance import UNGUIDED, Guidance, Prompt, check_guidance, embedded_guidance, one_per_result
+from resdiff.pipelines.guidance import UNGUIDED, Guidance, Steering, check_guidance, embedded_guidance, one_per_result
 from resdiff.pipelines.inputs import (
     Item,
     check_choice,
     check_counts,
+    check_fraction,
     check_latents,
     check_scale,
     check_steps,
+    enlarged,
     read_photos_and_masks,
     same_size_batches,
     seeded_noise,
@@ -42,9 +46,6 @@ from resdiff.resize import pad_to_multiple
 from resdiff.sizes import scaled_size
 from resdiff.tiling import Box, Chop, Smooth, parse_chop
 
-OutputType: TypeAlias = ImageOutput | Literal["latent"]
-ColorChoice: TypeAlias = Literal["auto"] | ColorFix
-Tile: TypeAlias = str | int | Chop | Smooth
 BATCH_PIXELS = 512 * 512  # LR pixels that run through the network together
 Callback = Callable[["SRPipeline", int, int, dict[str, Tensor]], dict[str, Tensor]]
 OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -53,10 +54,15 @@ NoiseOf = Callable[[list[Box]], Noise]
 
 @dataclass
 class SRPipelineOutput(BaseOutput):
-    """images: as `output_type` says; tile_sizes: per result the side of its tiles in LR pixels, None if not tiled."""
+    """What a call returns.
+
+    images: as `output_type` says. tile_sizes: per result the side of its tiles in LR pixels, None if not tiled.
+    prompts: per result the text that was used, "" where none was.
+    """
 
     images: Any
     tile_sizes: list[int | None]
+    prompts: list[str]
 
 
 class SRPipeline(ComponentsMixin, DiffusionPipeline):
@@ -67,9 +73,12 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
 
     native_scale: int = 4
     padding_multiple: int = 1  # of the low-resolution sides
+    smallest_side: int = 1  # px; smaller images are enlarged to it first
+    batch_pixels: int = BATCH_PIXELS
     takes_mask: bool = False
     default_color_fix: ClassVar[ColorFix] = "none"
     max_steps: int | None = None  # None: any number
+    options_type: ClassVar[type] = NoOptions  # frozen dataclass of what only this family's call takes
     _interrupt = False
     _num_timesteps = 0
     _warned_of_prompt = False
@@ -108,13 +117,13 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
         mask: Tensor | None,
         num_inference_steps: int,
         on_step: OnStep,
-        guidance: Guidance = UNGUIDED,
+        guidance: Any = UNGUIDED,
     ) -> Tensor:
         """Run the family's chain on (B, 3, h, w) in [-1, 1], sides multiples of `padding_multiple`.
 
         mask: (B, 1, h, w), 1 where unknown. on_step(step, timestep, latents, predicted x_0) is called after each step
-        and returns the latents to go on with. guidance: rows for the B images. Returns the final latents; `decode`
-        makes an image of them.
+        and returns the latents to go on with. guidance: what `steer` returned, for the B images. Returns the final
+        latents; `decode` makes an image of them.
         """
         raise NotImplementedError
 
@@ -122,8 +131,8 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
         """Embed one text that is not empty, (1, ...); exactly zero where no word of it is known."""
         raise NotImplementedError
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Turn the result of `restore` into images (B, 3, h * native_scale, w * native_scale), about [-1, 1]."""
+    def decode(self, latents: Tensor, guidance: Any = UNGUIDED) -> Tensor:
+        """Turn the result of `restore`, under the same `guidance`, into images (B, 3, h * native_scale, w * native_scale), about [-1, 1]."""
         return latents
 
     def default_tiling(self, size: int | None = None) -> Smooth:
@@ -190,20 +199,23 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
         num_images_per_prompt: int = 1,
         latents: Tensor | None = None,
         color_fix: ColorChoice = "auto",
+        color_fix_strength: float = 1.0,
         tile: Tile = "auto",
         tile_batch: int = 1,
         output_type: OutputType = "pil",
         callback_on_step_end: Callback | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents", "pred_original_sample"),
         return_dict: bool = True,
+        **options: Any,
     ) -> SRPipelineOutput | tuple[Any]:
         """Enlarge one image or several.
 
         Args:
             lr: path, PIL image, uint8, uint16 or float array (HWC, NHWC), tensor (CHW, NCHW; floats in [0, 1]), or a
                 list of these, of any sizes from 1x1.
-            prompt: one text for all images, or a list of one each, for models that take text; the others warn once. A
-                prompt none of whose words the model knows is as none, and warns once.
+            prompt: one text for all images, a list of one each, or a function that says one of a PIL image, for models
+                that take text; the others warn once. A prompt none of whose words the model knows is as none, and
+                warns once.
             negative_prompt: what the result shall not be, as `prompt`.
             guidance_scale: weight of the prompt against the negative one, or against none; 1 is the prompt alone, more
                 exaggerates. None is the model's own: 1, and 2 with a negative prompt. Other than 1 takes twice as long.
@@ -216,6 +228,7 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
             num_images_per_prompt: results per image, consecutive.
             latents: (B, *latent_shape(h, w)) standard normal noise that starts the chain.
             color_fix: "auto" (as the family was published), "none", "adain", "wavelet" or "luma".
+            color_fix_strength: 0 leaves the colours, 1 corrects them fully.
             tile: "auto" (as large as the free memory and the model allow), "off", a size in LR pixels,
                 "reference[:size[:stride]]" or a `Chop` (published tiles and order of random draws, which then come
                 from `generator` itself), or a `Smooth`. Where memory runs out, tiles are halved and work goes on,
@@ -226,28 +239,33 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
             callback_on_step_end: called as (pipe, step, timestep, tensors) -> dict after each step, of each tile; may
                 set `pipe._interrupt`.
             callback_on_step_end_tensor_inputs: which of "latents" and "pred_original_sample" it is shown.
+            options: of the family, see its `options_type`.
 
         Returns `SRPipelineOutput`, or a tuple of the images when not return_dict. Raises ValueError for bad input,
+        TypeError for an option that the family does not have,
         RuntimeError where memory does not suffice or a result is not finite in float32, OSError where a large result
         has no room in the temporary folder.
         """
         # 1. Check inputs
-        steps = self.default_steps if num_inference_steps is None else num_inference_steps
-        scale = self.native_scale if scale is None else scale
-        self.check_inputs(
-            prompt,
-            mask,
-            scale,
-            steps,
-            num_images_per_prompt,
-            color_fix,
-            output_type,
-            tile_batch,
-            negative_prompt=negative_prompt,
-            guidance_scale=guidance_scale,
-            fidelity=fidelity,
+        call = self.check_inputs(
+            Call(
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                guidance_scale=guidance_scale,
+                fidelity=fidelity,
+                mask=mask,
+                scale=scale,
+                num_inference_steps=num_inference_steps,
+                num_images_per_prompt=num_images_per_prompt,
+                color_fix=color_fix,
+                color_fix_strength=color_fix_strength,
+                tile=tile,
+                tile_batch=tile_batch,
+                output_type=output_type,
+                options=options_of(type(self).__name__, self.options_type, options),
+            )
         )
-        steps = self.steps_taken(steps, fidelity)
+        scale, steps = call.scale, call.num_inference_steps
         tiling = self.as_tiling(tile, tile_batch)
         on_step = StepShower(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         self._interrupt, self._num_timesteps = False, steps
@@ -261,16 +279,17 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
             check_latents(latents, count, [self.latent_shape(*photo.pixels.shape[-2:]) for photo in photos])
         seeds = None if isinstance(tiling, Chop) else seeds_from(generator, count)
         items = [Item(i, photos[i // num_images_per_prompt], masks[i // num_images_per_prompt]) for i in range(count)]
-        guidance = self._guidance(
-            {"prompt": prompt, "negative_prompt": negative_prompt}, guidance_scale, fidelity, len(photos), count
-        )
+        guidance, prompts = self.steer(call, photos)
         rescue = Rescue(self.networks)
-        at_once = min(tiling.size**2 if isinstance(tiling, Smooth) else BATCH_PIXELS, BATCH_PIXELS)
+        at_once = min(tiling.size**2 if isinstance(tiling, Smooth) else self.batch_pixels, self.batch_pixels)
 
         results: list[Any] = []
         tile_sizes: list[int | None] = []
-        for batch in same_size_batches(items, at_once, self.padding_multiple):
+        for batch in same_size_batches(items, at_once, self.padding_multiple, guidance.kind):
+            height, width = batch[0].photo.pixels.shape[-2:]
+            asked = scaled_size(height, width, scale)
             lq = stacked([item.photo.pixels for item in batch]).to(self._execution_device)
+            lq = enlarged(lq, self.smallest_side)
             hole = None if mask is None else torch.stack([item.mask for item in batch if item.mask is not None]).to(lq)
             lq = lq if hole is None else lq * (1 - hole) - hole  # what is unknown is black
 
@@ -281,22 +300,24 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
                 first = None if latents is None else latents[batch[0].index : batch[-1].index + 1]
                 noise_of = partial(seeded_noise, [seeds[item.index] for item in batch], lq.device, first)
             canvas = lq if hole is None else torch.cat([lq, hole], dim=1)
+            steering = guidance.of_images([item.index for item in batch])
             chain = partial(
                 self.restore_padded,
                 noise_of=noise_of,
                 num_inference_steps=steps,
                 on_step=on_step,
-                guidance=guidance.of_images([item.index for item in batch]),
+                guidance=steering,
             )
             if output_type == "latent":
                 whole = [Box(0, 0, *canvas.shape[-2:])]
                 results.extend(rescue(partial(chain, canvas, whole)))
                 tile_sizes += [None] * len(batch)
                 continue
-            restore: Restore | Halving = partial(self.restore_tiles, chain=chain, rescue=rescue)
+            restore: Restore | Halving = partial(self.restore_tiles, chain=chain, rescue=rescue, guidance=steering)
             turn = isinstance(tiling, Smooth) and lq.shape[-1] > max(lq.shape[-2], tiling.size)
             if turn:  # bands across the short side take less memory
                 restore, canvas, lq, hole = turned(restore), canvas.mT, lq.mT, None if hole is None else hole.mT
+                asked = asked[1], asked[0]
             if isinstance(tiling, Smooth):  # padding first keeps the tiles on the network's grid
                 canvas, _ = pad_to_multiple(canvas, self.padding_multiple)
                 fitting = self._fitting_tiles.get((tiling.size, tile_batch), tiling.size)
@@ -306,72 +327,69 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
             # 4. Asked size, colour, known pixels
             height, width = lq.shape[-2:]
             native = height * self.native_scale, width * self.native_scale
-            size = scaled_size(height, width, scale)
             bands = cropped(bands, native)
-            bands = finished(bands, native, size, lq, self.default_color_fix if color_fix == "auto" else color_fix)
+            fix = self.default_color_fix if color_fix == "auto" else color_fix
+            bands = finished(bands, native, asked, lq, fix, color_fix_strength)
             if hole is not None:
                 bands = known_pixels_kept(bands, lq, hole)
 
             # 5. Alpha, bit depth, output type
-            results += collected(bands, [item.photo for item in batch], size, output_type, turn)
-            tile_sizes += [used_tile(tiling, restore, height, width)] * len(batch)
+            results += collected(bands, [item.photo for item in batch], asked, output_type, turn)
+            tile_sizes += [guidance.tile_side(height, width) or used_tile(tiling, restore, height, width)] * len(batch)
             if isinstance(restore, Halving) and isinstance(tiling, Smooth):  # what was learnt holds for the next images
                 self._fitting_tiles[tiling.size, tile_batch] = restore.limit
         self.maybe_free_model_hooks()
         images = collate(results, output_type)
-        return SRPipelineOutput(images=images, tile_sizes=tile_sizes) if return_dict else (images,)
+        return SRPipelineOutput(images=images, tile_sizes=tile_sizes, prompts=prompts) if return_dict else (images,)
 
     # --- steps of the call ---------------------------------------------------------------------------------------
 
-    def check_inputs(
-        self,
-        prompt: Prompt,
-        mask: Any,
-        scale: float,
-        steps: int,
-        num_images_per_prompt: int,
-        color_fix: str,
-        output_type: str,
-        tile_batch: int = 1,
-        *,
-        negative_prompt: Prompt = None,
-        guidance_scale: float | None = None,
-        fidelity: float | None = None,
-    ) -> None:
-        """Raise ValueError for what cannot be meant, in one line each; warn once about an unused prompt."""
+    def check_inputs(self, call: Call) -> Call:
+        """Return `call` with the model's own scale and steps where there are none.
+
+        Raises ValueError for what cannot be meant, in one line each; warns once about an unused prompt.
+        """
+        scale = self.native_scale if call.scale is None else call.scale
         check_scale(scale, self.native_scale)
-        check_steps(steps, self.max_steps)
-        check_counts({"num_images_per_prompt": num_images_per_prompt, "tile_batch": tile_batch})
-        check_choice("color_fix", color_fix, ("auto", *get_args(ColorFix)))
-        check_choice("output_type", output_type, (*get_args(ImageOutput), "latent"))
-        if self.takes_mask and mask is None:
+        if call.num_inference_steps is not None:
+            check_steps(call.num_inference_steps, self.max_steps)
+        check_counts({"num_images_per_prompt": call.num_images_per_prompt, "tile_batch": call.tile_batch})
+        check_choice("color_fix", call.color_fix, ("auto", *get_args(ColorFix)))
+        check_fraction("color_fix_strength", call.color_fix_strength, "leave", "correct")
+        check_choice("output_type", call.output_type, (*get_args(ImageOutput), "latent"))
+        if self.takes_mask and call.mask is None:
             raise ValueError("this is an inpainting model; pass mask=, a grey image that is white where lr is unknown")
-        if mask is not None and not self.takes_mask:
+        if call.mask is not None and not self.takes_mask:
             raise ValueError("mask is for inpainting models; this one takes none")
-        if mask is not None and scale != 1:
+        if call.mask is not None and scale != 1:
             raise ValueError(f"scale={scale} with a mask: inpainting keeps the size, leave scale out")
         if self._execution_device.type == "cpu" and self.dtype == torch.float16:
             raise ValueError("float16 is not for CPUs; open the model with dtype=torch.float32, or move it to a GPU")
-        check_guidance(prompt, negative_prompt, guidance_scale, fidelity)
-        if fidelity is not None and not self.takes_fidelity:
-            raise ValueError(f"fidelity={fidelity!r} is for models with such a dial; this one has none, leave it out")
-        self.steps_taken(steps, fidelity)
-        if (prompt or negative_prompt) and not self.takes_prompt:
+        check_guidance(call.prompt, call.negative_prompt, call.guidance_scale, call.fidelity)
+        if call.fidelity is not None and not self.takes_fidelity:
+            raise ValueError(
+                f"fidelity={call.fidelity!r} is for models with such a dial; this one has none, leave it out"
+            )
+        steps = self.steps_taken(call.num_inference_steps, call.fidelity)
+        if (call.prompt or call.negative_prompt) and not self.takes_prompt:
             self._warn_of_prompt(f"{type(self).__name__} takes no text; the prompt is not used")
+        return replace(call, scale=scale, num_inference_steps=steps)
 
-    def _guidance(
-        self, said: dict[str, Prompt], scale: float | None, fidelity: float | None, photos: int, results: int
-    ) -> Guidance:
-        """Embed what was said, by the name of its argument, and warn once about a text of unknown words alone."""
+    def steer(self, call: Call, photos: Sequence[Photo]) -> tuple[Steering, list[str]]:
+        """Embed what was said; return also the text of each result. Warns once about a text of unknown words alone."""
+        results = len(photos) * call.num_images_per_prompt
+        said = {"prompt": call.prompt, "negative_prompt": call.negative_prompt}
         texts = {name: one_per_result(name, value, photos, results) for name, value in said.items()}
         if not self.takes_prompt:
-            return Guidance(fidelity=fidelity)
-        guidance, ignored = embedded_guidance(self.encode_prompt, texts, scale, self.default_guidance_scale, fidelity)
+            return Guidance(fidelity=call.fidelity), [""] * results
+        guidance, ignored = embedded_guidance(
+            self.encode_prompt, texts, call.guidance_scale, self.default_guidance_scale, call.fidelity
+        )
         if ignored:
             self._warn_of_prompt(
                 f"{ignored[0]!r} changes nothing: to the model it says nothing; its card lists the words"
             )
-        return guidance
+        return guidance, texts["prompt"]
 
     def _warn_of_prompt(self, message: str) -> None:
         if not self._warned_of_prompt:
@@ -409,7 +427,7 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
         noise_of: NoiseOf,
         num_inference_steps: int,
         on_step: OnStep,
-        guidance: Guidance = UNGUIDED,  # of the B images
+        guidance: Steering = UNGUIDED,  # of the B images
     ) -> Tensor:
         """Return the latents of tiles, padded to `padding_multiple`."""
         padded, _ = pad_to_multiple(tiles, self.padding_multiple)
@@ -425,14 +443,20 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
         )
 
     def restore_tiles(
-        self, tiles: Tensor, boxes: list[Box], *, chain: Callable[[Tensor, list[Box]], Tensor], rescue: Rescue
+        self,
+        tiles: Tensor,
+        boxes: list[Box],
+        *,
+        chain: Callable[[Tensor, list[Box]], Tensor],
+        rescue: Rescue,
+        guidance: Steering = UNGUIDED,
     ) -> Tensor:
         """Return images (T B, 3, h * native_scale, w * native_scale) clamped to [-1, 1]; `chain`: `restore_padded`.
 
         Raises RuntimeError when they are not finite, see `Rescue`.
         """
         height, width = (side * self.native_scale for side in tiles.shape[-2:])
-        return rescue(lambda: self.decode(chain(tiles, boxes))[..., :height, :width]).clamp(-1, 1)
+        return rescue(lambda: self.decode(chain(tiles, boxes), guidance)[..., :height, :width]).clamp(-1, 1)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, *, dtype: torch.dtype | None = None, **changes: Any) -> Self:

@@ -1,10 +1,12 @@
 """`ComponentsMixin`: what a pipeline does with its components as a whole, whatever the family."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.hooks import apply_group_offloading
 from torch import nn
 
 from resdiff.cuda_graphs import disable_cuda_graphs, enable_cuda_graphs, forget_recordings
@@ -27,6 +29,16 @@ class ComponentsMixin:
         """Those that run for every image, tile or step, so that compiling and recording them pays."""
         return [network for network in self.networks if network is not self.components.get("text_encoder")]
 
+    def compile_networks(self, **kwargs: Any) -> None:
+        """Compile the blocks that a network repeats, or the parts of one that names none; arguments of `torch.compile`."""
+        for network in self.image_networks:
+            compile_blocks: Any = getattr(network, "compile_repeated_blocks", None)
+            if compile_blocks is not None and getattr(network, "_repeated_blocks", None):
+                compile_blocks(**kwargs)
+            else:
+                for part in network.children():
+                    part.compile(**kwargs)
+
     def give_back(self) -> None:
         """Free what is held for speed alone: recorded CUDA graphs, and what torch's allocator keeps."""
         forget_recordings(self.image_networks)
@@ -41,12 +53,29 @@ class ComponentsMixin:
         disable_cuda_graphs(self.image_networks)
 
     def enable_group_offload(
-        self, onload_device: torch.device, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any
+        self,
+        onload_device: torch.device,
+        *args: Any,
+        exclude_modules: str | list[str] | None = None,
+        offload_to_disk_path: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        """As diffusers, but what `_exclude_from_cpu_offload` names stays on the device here too."""
+        """As diffusers, but what `_exclude_from_cpu_offload` names stays on the device here too.
+
+        On a disk every network has a folder of its own: diffusers names files by what is in a network, and would read
+        the UNet's weights for those of a ControlNet, whose blocks are called alike.
+        """
         named = [exclude_modules] if isinstance(exclude_modules, str) else exclude_modules or []
-        kept = [name for name in self._exclude_from_cpu_offload if self.components.get(name) is not None]
-        super().enable_group_offload(onload_device, *args, exclude_modules=[*named, *kept], **kwargs)  # type: ignore[misc]
+        kept = {*named, *self._exclude_from_cpu_offload}
+        for name, part in self.components.items():
+            if not isinstance(part, nn.Module):
+                continue
+            if name in kept:
+                part.to(onload_device)
+                continue
+            offload = getattr(part, "enable_group_offload", partial(apply_group_offloading, part))
+            folder = None if offload_to_disk_path is None else str(Path(offload_to_disk_path) / name)
+            offload(onload_device, *args, offload_to_disk_path=folder, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As diffusers, but the files may be read by whom the umask says: safetensors makes them private."""

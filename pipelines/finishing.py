@@ -40,22 +40,25 @@ def finished(
     size: Size,  # that was asked for
     lq: Tensor,  # (B, 3, h, w)
     fix: ColorFix,
+    strength: float = 1.0,  # of the correction, 0 to 1
 ) -> Iterator[Tensor]:
     """Bring the bands to the asked size and correct their colours against the upsampled input; clamped."""
     if size != native:
         bands = resized(bands, native[0], size)
+    if strength == 0:
+        fix = "none"
     if fix == "adain":
-        bands = adain_bands(bands, lq, size)
+        bands = adain_bands(bands, lq, size, strength)
     elif fix != "none":
 
         def corrected(content: Tensor, start: int, stop: int) -> Tensor:
-            return color_fix(content, upsampled_rows(lq, size, start, stop), fix)
+            return content.lerp(color_fix(content, upsampled_rows(lq, size, start, stop), fix), strength)
 
         bands = with_halo(bands, size, WAVELET_HALO if fix == "wavelet" else 0, corrected)
     return (band.clamp(-1, 1) for band in bands)
 
 
-def adain_bands(bands: Iterator[Tensor], lq: Tensor, size: Size) -> Iterator[Tensor]:
+def adain_bands(bands: Iterator[Tensor], lq: Tensor, size: Size, strength: float = 1.0) -> Iterator[Tensor]:
     """`resdiff.color.adain` of a stream: the image waits outside the memory until its statistics are known."""
     content, style, device = Moments(), Moments(), lq.device
     waiting = new_canvas((*lq.shape[:2], *size), np.float32)
@@ -70,7 +73,7 @@ def adain_bands(bands: Iterator[Tensor], lq: Tensor, size: Size) -> Iterator[Ten
     mean_x, std_x, mean_y, std_y = (x.to(device) for x in (*content.mean_std(), *style.mean_std()))
     for start, stop in spans(*size):
         x = torch.from_numpy(waiting[..., start:stop, :]).to(device)
-        yield (x - mean_x) / std_x * std_y + mean_y
+        yield x.lerp((x - mean_x) / std_x * std_y + mean_y, strength)
         release(waiting)
 
 

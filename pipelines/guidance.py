@@ -6,14 +6,36 @@ network runs once, as without text.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
-Prompt = str | Sequence[str] | None
+from resdiff.images import Photo
+from resdiff.pipelines.call import Prompt
+
+
+class Steering(Protocol):
+    """What steers a chain beside its image; every family may have its own."""
+
+    def of_images(self, indices: Sequence[int]) -> Self:
+        """Return that of some of the results."""
+        ...
+
+    def of_tiles(self, count: int) -> Self:
+        """Return that of `count` tiles of every image, stacked tile-major."""
+        ...
+
+    def kind(self, index: int) -> Hashable:
+        """Say which results may run in one batch: those of a kind."""
+        ...
+
+    def tile_side(self, height: int, width: int) -> int | None:
+        """Return the side of the tiles, in LR pixels, that the family cuts an image into by itself; None if it does not."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,6 +54,14 @@ class Guidance:
     def of_tiles(self, count: int) -> "Guidance":
         """Return that of `count` tiles of every image, stacked tile-major: (count B, ...)."""
         return self._changed(lambda rows: rows.repeat(count, *[1] * (rows.ndim - 1)))
+
+    def kind(self, index: int) -> Hashable:
+        """All may run in one batch."""
+        return None
+
+    def tile_side(self, height: int, width: int) -> int | None:
+        """Tiles are the pipeline's."""
+        return None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Guidance":
         """Return that of a network on `device` that computes in `dtype`."""
@@ -113,15 +143,20 @@ def unknown(texts: Sequence[str], rows: Tensor | None) -> list[str]:
     return [] if rows is None else [text for text, row in zip(texts, rows, strict=True) if text and not row.any()]
 
 
-def one_per_result(name: str, said: Prompt, photos: int, results: int) -> list[str]:
+def one_per_result(name: str, said: Prompt, photos: Sequence[Photo], results: int) -> list[str]:
     """Return a text for each of the results, as many of every photo and consecutive; "" where nothing was said.
 
-    Raises ValueError when a list has another length than there are photos.
+    Raises ValueError when a list has another length than there are photos, or a function returns no text.
     """
-    texts = [said or ""] * photos if said is None or isinstance(said, str) else list(said)
-    if len(texts) != photos:
-        raise ValueError(f"{name} is a list of {len(texts)} for {photos} images; pass one text, or one per image")
-    return [text.strip() for text in texts for _ in range(results // photos)]
+    if callable(said):
+        texts = [said(photo.to_pil()) for photo in photos]
+        if wrong := [text for text in texts if not isinstance(text, str)]:
+            raise ValueError(f"{name} is a function that returned {wrong[0]!r}; it must return a str")
+    else:
+        texts = [said or ""] * len(photos) if said is None or isinstance(said, str) else list(said)
+    if len(texts) != len(photos):
+        raise ValueError(f"{name} is a list of {len(texts)} for {len(photos)} images; pass one text, or one per image")
+    return [text.strip() for text in texts for _ in range(results // len(photos))]
 
 
 def check_guidance(
@@ -129,7 +164,7 @@ def check_guidance(
 ) -> None:
     """Raise ValueError unless prompts are text, the scale is finite and not negative, and fidelity lies in [0, 1]."""
     for name, said in (("prompt", prompt), ("negative_prompt", negative_prompt)):
-        texts = [] if said is None else list(said) if isinstance(said, (list, tuple)) else [said]
+        texts = [] if said is None or callable(said) else list(said) if isinstance(said, (list, tuple)) else [said]
         if wrong := [text for text in texts if not isinstance(text, str)]:
             raise ValueError(f"{name} is or holds {wrong[0]!r}, which is no text; pass a str, or one per image")
     if guidance_scale is not None and not (_is_number(guidance_scale) and 0 <= guidance_scale < math.inf):

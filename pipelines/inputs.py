@@ -1,7 +1,7 @@
 """What a call is given, brought into the order in which it is worked on."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from numbers import Integral, Real
@@ -12,8 +12,11 @@ from torch import Tensor
 
 from resdiff.images import Photo, read_photos
 from resdiff.noise import Noise, SeededNoise, SequentialNoise, StackedNoise
+from resdiff.resize import bicubic
 from resdiff.sizes import LARGEST_SCALE
 from resdiff.tiling import Box
+
+EXACT = 1e-9  # that a product of sides may fall short of a whole number
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,15 @@ def read_photos_and_masks(lr: Any, mask: Any) -> tuple[list[Photo], list[Tensor 
     return photos, list(masks)
 
 
-def same_size_batches(items: list[Item], pixels: int, multiple: int = 1) -> Iterator[list[Item]]:
-    """Yield runs of consecutive items of one size that have about `pixels` LR pixels together, padded to `multiple`."""
-    for (height, width), group in groupby(items, key=lambda item: item.photo.pixels.shape[-2:]):
+def same_size_batches(
+    items: list[Item], pixels: int, multiple: int = 1, kind: Callable[[int], Hashable] = lambda index: None
+) -> Iterator[list[Item]]:
+    """Yield runs of consecutive items of one size that have about `pixels` LR pixels together, padded to `multiple`.
+
+    Items whose indices are of another `kind` are in other runs.
+    """
+    sizes = groupby(items, key=lambda item: (*item.photo.pixels.shape[-2:], kind(item.index)))
+    for (height, width, _), group in sizes:
         padded = math.ceil(height / multiple) * math.ceil(width / multiple) * multiple**2
         run, limit = list(group), max(1, pixels // padded)
         yield from (run[start : start + limit] for start in range(0, len(run), limit))
@@ -98,6 +107,26 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
+
+
+def check_fraction(name: str, value: Any, least: str, most: str) -> None:
+    """Raise ValueError unless `value` is a number from 0 (which means `least`) to 1 (`most`)."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
+        raise ValueError(f"{name}={value!r} must lie between 0 ({least}) and 1 ({most})")
+
+
+def enlarged(lq: Tensor, smallest: int) -> Tensor:
+    """Return images (B, 3, h, w) whose shorter side is at least `smallest` px: smaller ones enlarged by bicubic."""
+    height, width = lq.shape[-2:]
+    if min(height, width) >= smallest:
+        return lq
+    return bicubic(lq, enlarged_size(height, width, smallest), "pil").clamp(-1, 1)
+
+
+def enlarged_size(height: int, width: int, smallest: int) -> tuple[int, int]:
+    """Return the size of `enlarged`; sides are rounded down, as SeeSR's test script does."""
+    factor = max(1.0, smallest / min(height, width))
+    return int(height * factor + EXACT), int(width * factor + EXACT)
 
 
 def stacked(images: Sequence[Tensor]) -> Tensor:

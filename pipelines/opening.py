@@ -15,7 +15,7 @@ from resdiff.checkpoints.resshift import resolve
 from resdiff.checkpoints.saved import check_component, check_weights, is_component
 from resdiff.pipelines.base import SRPipeline
 from resdiff.pipelines.bicubic import BicubicPipeline
-from resdiff.pipelines.registry import FAMILIES
+from resdiff.pipelines.registry import FAMILIES, family
 from resdiff.pipelines.resshift import ResShiftPipeline
 
 # what diffusers and constructors raise on a description that somebody edited or that is damaged
@@ -64,7 +64,7 @@ def open_folder(folder: Path, **kwargs: Any) -> SRPipeline:
     for part in parts:
         check_component(inside(folder, part))
     try:
-        pipe = FAMILIES[name].from_pretrained(folder, **kwargs)
+        pipe = family(name).from_pretrained(folder, **kwargs)
     except REFUSALS as error:  # diffusers' own, often of several lines
         raise ValueError(f"{folder} cannot be opened: {' '.join(str(error).split())}") from error
     check_weights({part: pipe.components[part] for part in parts if part in pipe.components}, folder)

@@ -1,10 +1,18 @@
 """Which pipeline class opens a saved folder. Adding a family is one line here."""
 
-from resdiff.pipelines.base import SRPipeline
-from resdiff.pipelines.bicubic import BicubicPipeline
-from resdiff.pipelines.resshift import ResShiftPipeline
+from importlib import import_module
 
-FAMILIES: dict[str, type[SRPipeline]] = {
-    "BicubicPipeline": BicubicPipeline,
-    "ResShiftPipeline": ResShiftPipeline,
+from resdiff.pipelines.base import SRPipeline
+
+# class -> module, imported when it is needed: some need libraries that take seconds to import
+FAMILIES: dict[str, str] = {
+    "BicubicPipeline": "resdiff.pipelines.bicubic",
+    "ResShiftPipeline": "resdiff.pipelines.resshift",
+    "SeeSRPipeline": "resdiff.pipelines.seesr",
+    "AddSRPipeline": "resdiff.pipelines.addsr",
 }
+
+
+def family(name: str) -> type[SRPipeline]:
+    """Return the class of `FAMILIES` called `name`."""
+    return getattr(import_module(FAMILIES[name]), name)

@@ -156,7 +156,7 @@ class ResShiftPipeline(SRPipeline):
         """Return the float32 latents of images (B, 3, H, W) in [-1, 1]; the images themselves without autoencoder."""
         return image if self.vae is None else self.vae.encode(image.to(self.vae.dtype)).float()
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, guidance: Guidance = UNGUIDED) -> Tensor:
         """Return the float32 images of float32 latents, not clamped. Codes are chosen before anything is rounded."""
         return latents if self.vae is None else self.vae.decode(latents).float()
 

@@ -58,6 +58,11 @@ class Photo:
     grey: bool = False  # one channel in the source: the output will have one as well
     metadata: dict[str, Any] = field(default_factory=dict)  # exif (bytes), icc_profile (bytes), dpi (x, y)
     bits: int = 8  # per channel in the source, 8 or 16: the output will have as many
+    path: Path | None = None  # of the source, where it was a file
+
+    def to_pil(self) -> Image.Image:
+        """Return the colours as an 8-bit RGB image."""
+        return Image.fromarray(to_uint8(self.pixels).movedim(0, -1).numpy())
 
 
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor | Photo
@@ -115,13 +120,13 @@ def _from_file(path: Path) -> Photo:
         if deep is not None:
             photo = _from_deep(deep, name)
             warn_of_frames(deep.frames, name)
-            return photo
+            return replace(photo, path=path)
         with open_image(file, name) as image:
             photo = _from_pil(image, name)
             warn_of_frames(frame_count(image), name)
             if image.format == "TIFF":
                 photo = replace(photo, metadata=_tiff_metadata(file, image.mode))
-        return photo
+        return replace(photo, path=path)
 
 
 def _from_deep(deep: DeepImage, name: str) -> Photo:

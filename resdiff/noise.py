@@ -26,6 +26,10 @@ class Noise(Protocol):
 
     def __call__(self, draw: int, shape: torch.Size) -> Tensor: ...
 
+    def generators(self, draw: int) -> Sequence[torch.Generator] | torch.Generator | None:
+        """Return what samplers that draw by themselves are given for this draw, as diffusers' `randn_tensor` takes it."""
+        ...
+
 
 def seeds_from(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[int]:
     """Draw one 64-bit seed per image, in order; a list of generators gives one each; None uses torch's global one.
@@ -78,6 +82,10 @@ class SeededNoise:
         cell = max(1, CELL * shape[-1] // box.width)
         return torch.stack([self._one(seed, draw, shape[1:], top, left, cell) for seed in self.seeds]).to(self.device)
 
+    def generators(self, draw: int) -> list[torch.Generator]:
+        """Return a generator for each image, of the same numbers wherever its box lies."""
+        return [cell_generator(seed, draw, 0, 0) for seed in self.seeds]
+
     def _one(self, seed: int, draw: int, shape: torch.Size, top: int, left: int, cell: int) -> Tensor:
         channels, height, width = shape
         rows = range(top // cell, (top + height - 1) // cell + 1)
@@ -103,6 +111,10 @@ class StackedNoise:
         one = torch.Size([shape[0] // len(self.parts), *shape[1:]])
         return torch.cat([part(draw, one) for part in self.parts])
 
+    def generators(self, draw: int) -> list[torch.Generator]:
+        """Return a generator for each tile, tile-major."""
+        return [generator for part in self.parts for generator in part.generators(draw)]
+
 
 @dataclass(frozen=True)
 class SequentialNoise:
@@ -116,3 +128,7 @@ class SequentialNoise:
     def __call__(self, draw: int, shape: torch.Size) -> Tensor:
         source = self.generator.device if self.generator is not None else self.device
         return torch.randn(shape, generator=self.generator, device=source).to(self.device)
+
+    def generators(self, draw: int) -> torch.Generator | None:
+        """Return the one generator."""
+        return self.generator

@@ -2,7 +2,8 @@
 
 `Chop` is the published inference of ResShift (utils/util_image.py `ImageSpliterTh`): plain averaging. `Smooth` weights
 tiles so that no seam shows: nothing within `halo` of an inner edge, then a linear ramp; where the halo covers a
-network's receptive field the result is exactly the untiled one.
+network's receptive field the result is exactly the untiled one. `Gaussian` weights them as StableSR and SeeSR do the
+latents in each step.
 """
 
 import math
@@ -17,6 +18,7 @@ from torch import Tensor
 from resdiff.canvas import new_canvas
 
 PUBLISHED_STRIDES = {512: 448, 256: 224, 64: 48}
+GAUSSIAN_VARIANCE = 0.01  # in units of the tile's squared side
 MAPPED_SUMS = 2**28  # numbers (1 GiB) from which the sums of a row of tiles are not held in memory
 BAND_ROWS = 128  # output rows that `tiled_bands` hands over at once
 
@@ -56,6 +58,10 @@ class Chop:
         """Distance of two tiles."""
         return self.stride if self.stride is not None else PUBLISHED_STRIDES.get(self.size, max(1, self.size * 7 // 8))
 
+    def weights(self, length: int, before: bool, after: bool, scale: int, rows: bool) -> Tensor:
+        """Return the weight of each of `length` output pixels along one side of a tile; here all count alike."""
+        return torch.ones(length)
+
     def at_scale(self, scale: int) -> "Chop":
         """Return the tiling for a model of another scale, as the published script does it."""
         factor = max(1, 4 // scale)
@@ -82,6 +88,50 @@ class Smooth:
         """Distance of two tiles."""
         return self.size - self.overlap
 
+    def weights(self, length: int, before: bool, after: bool, scale: int, rows: bool) -> Tensor:
+        """Return the weight of each of `length` output pixels along one side of a tile, see `ramp`."""
+        return ramp(length, before, after, self, scale)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Overlapping tiles of `size` canvas pixels whose weights fall off as a Gaussian from their middle.
+
+    published: as in SeeSR's pipeline (pipelines/pipeline_seesr.py `_gaussian_weights`): tiles are square, and along the
+    rows the middle lies half a pixel too far down; both change numbers.
+    """
+
+    size: int
+    overlap: int
+    published: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < self.size:
+            raise ValueError(f"tile size {self.size} and overlap {self.overlap}: need 0 <= overlap < size")
+
+    @property
+    def step(self) -> int:
+        """Distance of two tiles."""
+        return self.size - self.overlap
+
+    def cuts(self, height: int, width: int) -> bool:
+        """Whether a canvas is cut into tiles: one longer than a tile; published, one of more pixels than a tile."""
+        return height * width > self.size**2 if self.published else max(height, width) > self.size
+
+    def on(self, height: int, width: int) -> "Gaussian":
+        """Return the tiling of a canvas of this size: square tiles become as small as its shorter side."""
+        size = min(self.size, height, width) if self.published else self.size
+        return replace(self, size=size, overlap=min(self.overlap, size - 1))
+
+    def weights(self, length: int, before: bool, after: bool, scale: int, rows: bool) -> Tensor:
+        """Return the weight of each of `length` output pixels along one side of a tile, float64."""
+        middle = length / 2 if rows and self.published else (length - 1) / 2
+        position = (torch.arange(length, dtype=torch.float64) - middle) / length
+        return torch.exp(-position.square() / (2 * GAUSSIAN_VARIANCE)) / math.sqrt(2 * math.pi * GAUSSIAN_VARIANCE)
+
+
+Tiling = Chop | Smooth | Gaussian
+
 
 def parse_chop(text: str) -> Chop | None:
     """Return the published tiling that "reference", "reference:256" or "reference:256:224" names; None for other text."""
@@ -107,7 +157,7 @@ def boxes(height: int, width: int, size: int, stride: int) -> list[Box]:
 def tiled(
     fn: Callable[[Tensor, list[Box]], Tensor],
     x: Tensor,  # (B, C, H, W)
-    tiling: Chop | Smooth,
+    tiling: Tiling,
     scale: int = 1,  # output pixels per pixel of x
     tile_batch: int = 1,  # tiles per call of fn, stacked along the batch (tile-major)
 ) -> Tensor:
@@ -119,7 +169,7 @@ def tiled(
 
 
 def tiled_bands(
-    fn: Callable[[Tensor, list[Box]], Tensor], x: Tensor, tiling: Chop | Smooth, scale: int = 1, tile_batch: int = 1
+    fn: Callable[[Tensor, list[Box]], Tensor], x: Tensor, tiling: Tiling, scale: int = 1, tile_batch: int = 1
 ) -> Iterator[Tensor]:
     """As `tiled`, but yield the result from top to bottom in bands of full width, as soon as each is finished.
 
@@ -128,7 +178,7 @@ def tiled_bands(
     height, width = x.shape[-2:]
     if min(height, width) < 1:
         raise ValueError(f"x of shape {tuple(x.shape)} has no pixel to tile")
-    across, down = shares(width, tiling, scale), shares(height, tiling, scale)
+    across, down = shares(width, tiling, scale), shares(height, tiling, scale, rows=True)
     groups = list(grouped(boxes(height, width, tiling.size, tiling.step), tile_batch))
     reach = max(group[-1].top + group[-1].height - group[0].top for group in groups)  # rows that one group may touch
     sums: Tensor | None = None  # of these rows, from `top` on; made when the first result tells its channels
@@ -164,7 +214,7 @@ def grouped(items: list[Box], size: int) -> Iterator[list[Box]]:
         yield items[start : start + size]
 
 
-def shares(length: int, tiling: Chop | Smooth, scale: int) -> dict[int, Tensor]:
+def shares(length: int, tiling: Tiling, scale: int, rows: bool = False) -> dict[int, Tensor]:
     """Return, for the start of each tile along one side, the share of each of its output pixels in the result.
 
     float32 (tile scale,); the shares of all tiles that cover a pixel sum to 1. The weight of a tile's pixel is the
@@ -172,15 +222,15 @@ def shares(length: int, tiling: Chop | Smooth, scale: int) -> dict[int, Tensor]:
     """
     size = min(tiling.size, length)
     weights = {
-        start: torch.ones(size * scale)
-        if isinstance(tiling, Chop)
-        else ramp(size * scale, start > 0, start + size < length, tiling, scale)
+        start: tiling.weights(size * scale, start > 0, start + size < length, scale, rows)
         for start in starts(length, tiling.size, tiling.step)
     }
-    total = torch.zeros(length * scale)
+    total = torch.zeros(length * scale, dtype=torch.float64)
     for start, weight in weights.items():
         total[start * scale : (start + size) * scale] += weight
-    return {start: weight / total[start * scale : (start + size) * scale] for start, weight in weights.items()}
+    return {
+        start: (weight / total[start * scale : (start + size) * scale]).float() for start, weight in weights.items()
+    }
 
 
 def ramp(length: int, before: bool, after: bool, tiling: Smooth, scale: int) -> Tensor:

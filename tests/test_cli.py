@@ -83,8 +83,9 @@ class Slow:
     def as_tiling(self, tile, tile_batch):
         from resdiff.tiling import Smooth
         return Smooth(512, overlap=64)
-    def check_inputs(self, **options): pass
-    def steps_taken(self, num_inference_steps, fidelity): return 4
+    def check_inputs(self, call):
+        import dataclasses
+        return dataclasses.replace(call, num_inference_steps=4)
     def __call__(self, photos, prompt, **options):
         from resdiff.images import to_uint8
         from resdiff.pictures import Picture

@@ -44,6 +44,23 @@ def pieces(text: str) -> list[str]:
 
 
 @functools.cache
+def vocabulary() -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Return the tokens in the order of their ids, without the two special ones that end it, and the merges in theirs.
+
+    Raises ValueError when open_clip_torch is not installed.
+    """
+    spec = find_spec("open_clip")
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError("prompt needs the vocabulary in open_clip_torch, which is not installed; pip install it")
+    file = Path(spec.submodule_search_locations[0]) / VOCABULARY_FILE
+    lines = gzip.decompress(file.read_bytes()).decode().split("\n")
+    count = VOCABULARY_SIZE - len(SPECIAL) - 2 * 256  # of the merges; the file goes on, and its first line is a title
+    merges = tuple((first, second) for first, second in (line.split() for line in lines[1 : count + 1]))
+    letters = _letters()
+    return (*letters, *(letter + END_OF_WORD for letter in letters), *(a + b for a, b in merges)), merges
+
+
+@functools.cache
 def _tokenizer() -> "Tokenizer":
     from tokenizers import Regex, Tokenizer
     from tokenizers.models import BPE
@@ -51,19 +68,10 @@ def _tokenizer() -> "Tokenizer":
     from tokenizers.pre_tokenizers import ByteLevel, Split
     from tokenizers.pre_tokenizers import Sequence as Steps
 
-    spec = find_spec("open_clip")
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError("prompt needs the vocabulary in open_clip_torch, which is not installed; pip install it")
-    file = Path(spec.submodule_search_locations[0]) / VOCABULARY_FILE
-    lines = gzip.decompress(file.read_bytes()).decode().split("\n")
-    count = VOCABULARY_SIZE - len(SPECIAL) - 2 * 256  # of the merges; the file goes on, and its first line is a title
-    merges = [(first, second) for first, second in (line.split() for line in lines[1 : count + 1])]
-    letters = _letters()
-    vocabulary = letters + [letter + END_OF_WORD for letter in letters]
-    vocabulary += [first + second for first, second in merges] + list(SPECIAL)
+    tokens, merges = vocabulary()
     model = BPE(
-        vocab={token: number for number, token in enumerate(vocabulary)},
-        merges=merges,
+        vocab={token: number for number, token in enumerate((*tokens, *SPECIAL))},
+        merges=list(merges),
         continuing_subword_prefix="",
         end_of_word_suffix=END_OF_WORD,
     )

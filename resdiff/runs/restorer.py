@@ -12,8 +12,6 @@ from resdiff.checkpoints.known import BUNDLED
 from resdiff.sizes import scaled_size
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from resdiff.images import Photo
     from resdiff.pictures import Picture
 
@@ -75,8 +73,7 @@ def load_pipeline(settings: Settings) -> Any:
     if settings.compile:
         if device.type == "cpu" and find_cpp_compiler() is None:
             raise ValueError("compile needs a C++ compiler, which is not found; install g++, or leave it out")
-        for network in pipe.image_networks:
-            network.compile_repeated_blocks()
+        pipe.compile_networks()
     if settings.cuda_graphs:
         pipe.enable_cuda_graphs()
     return pipe
@@ -92,30 +89,35 @@ class Restorer:
     """
 
     def __init__(self, pipe: Any, settings: Settings):
+        from resdiff.pipelines.call import Call
+
         self.pipe = pipe
         self.settings = settings
         self.scale: float = settings.scale or pipe.native_scale
         self.leaves_cores: bool = pipe.device.type != "cpu"  # for reading and writing beside it
         on_cuda = pipe.device.type == "cuda"
         self.memory: Memory = "cuda_peak_mib" if on_cuda else "process_peak_mib_so_far"
-        pipe.check_inputs(
-            prompt=settings.prompt,
-            negative_prompt=settings.negative_prompt,
-            guidance_scale=settings.guidance_scale,
-            fidelity=settings.fidelity,
-            mask=settings.mask,
-            scale=self.scale,
-            steps=settings.num_inference_steps or pipe.default_steps,
-            num_images_per_prompt=1,
-            color_fix=settings.color_fix,
-            output_type="picture",
-            tile_batch=settings.tile_batch,
+        call = pipe.check_inputs(
+            Call(
+                prompt=settings.prompt,
+                negative_prompt=settings.negative_prompt,
+                guidance_scale=settings.guidance_scale,
+                fidelity=settings.fidelity,
+                mask=settings.mask,
+                scale=self.scale,
+                num_inference_steps=settings.num_inference_steps,
+                color_fix=settings.color_fix,
+                tile=settings.tile,
+                tile_batch=settings.tile_batch,
+                output_type="picture",
+            )
         )
-        self.steps: int = pipe.steps_taken(settings.num_inference_steps, settings.fidelity)
+        self.steps: int = call.num_inference_steps
         tiling = pipe.as_tiling(settings.tile, settings.tile_batch)
         # chosen once for all files: by the memory that is free now, which would come and go
-        self.tile: str | int = tiling.size if settings.tile == "auto" else settings.tile
-        self.tiles_are_exact: bool = settings.tile == "auto" and tiling.halo > 0
+        is_chosen = settings.tile == "auto" and tiling is not None
+        self.tile: str | int = tiling.size if is_chosen else settings.tile
+        self.tiles_are_exact: bool = is_chosen and tiling.halo > 0
 
     def size(self, photo: "Photo") -> tuple[int, int]:
         """Return the (height, width) of the result for `photo`."""
@@ -190,29 +192,13 @@ class Restorer:
 
 
 def weights_hash(pipe: Any) -> str:
-    """Return 16 hex digits that stand for the configuration and weights of `pipe`.
+    """Return 16 hex digits that stand for the configuration and weights of `pipe`."""
+    from resdiff.fingerprint import add_module, settings_of
 
-    Of each tensor the shape and up to 64 numbers spread over it count: training moves all numbers, and a network of
-    500 MB is told from its copies in a moment.
-    """
-    digest = hashlib.sha256(json.dumps(_settings_of(pipe), sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(settings_of(pipe), sort_keys=True, default=str).encode())
     for part in sorted(pipe.components):
-        module = pipe.components[part]
-        digest.update(json.dumps([part, _settings_of(module)], sort_keys=True, default=str).encode())
-        for name, tensor in module.state_dict().items() if hasattr(module, "state_dict") else ():
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(_sample(tensor))
+        add_module(digest, part, pipe.components[part])
     return digest.hexdigest()[:16]
-
-
-def _settings_of(part: Any) -> dict[str, Any]:
-    """Return a component's configuration without what says where it came from and who wrote it."""
-    return {key: value for key, value in getattr(part, "config", {}).items() if not key.startswith("_")}
-
-
-def _sample(tensor: "Tensor") -> bytes:
-    flat = tensor.detach().reshape(-1)
-    return flat[:: max(1, flat.numel() // 64)].float().cpu().numpy().tobytes()
 
 
 def process_peak_mib() -> float:

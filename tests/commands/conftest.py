@@ -1,6 +1,7 @@
 """The command line in the test's process, with a pipeline that needs no weights."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,18 +24,17 @@ class NearestPipeline:
         self.calls = []
         self.trouble = {}
 
-    def steps_taken(self, num_inference_steps, fidelity):
-        return 1 if fidelity == 1 else num_inference_steps or self.default_steps
-
     def default_guidance_scale(self, negative):
         return 2.0 if negative else 1.0
 
     def as_tiling(self, tile, tile_batch):
         return Smooth(512, overlap=64)
 
-    def check_inputs(self, *, steps, **others):
+    def check_inputs(self, call):
+        steps = call.num_inference_steps or self.default_steps
         if steps > 15:
             raise ValueError(f"num_inference_steps={steps} must lie between 1 and 15")
+        return replace(call, num_inference_steps=1 if call.fidelity == 1 else steps)
 
     def __call__(self, photos, prompt=None, **options):
         from resdiff.images import to_uint8

@@ -30,10 +30,14 @@ import metrics_deep
 import metrics_pixel
 import networks
 import sampling
+import seesr
+import seesr_ram
+import seesr_vae
 from case import Handler, Tolerance, Tolerances, judge, read_case, read_kind
 
 FORWARD: Tolerances = {"*": Tolerance(1e-4)}
 LOOP: Tolerances = {"*": Tolerance(2e-4)}
+SEESR: Tolerances = {"*": Tolerance(2e-5)}
 DEGRADATION: Tolerances = {"jpeg_*": Tolerance(2 / 255), "*": Tolerance(1e-5)}  # another JPEG encoder: grey levels
 PIPELINE: Tolerances = {"lq_*": Tolerance(1e-4, share=1e-3), "*": Tolerance(1e-4)}  # LQ is rounded to 8 bits
 LOSSES: Tolerances = {
@@ -59,6 +63,14 @@ KINDS: dict[str, tuple[Handler, Tolerances]] = {
     "stablesr/color_wavelet": (colour.color_wavelet, FORWARD),
     "stablesr/color_pil": (colour.color_pil, FORWARD),
     "seesr/color_fix": (colour.color_fix, FORWARD),
+    "seesr/unet": (seesr.unet, SEESR),
+    "seesr/controlnet": (seesr.controlnet, SEESR),
+    "seesr/loop": (seesr.loop, LOOP),
+    "seesr/tile_blend": (seesr.tile_blend, SEESR),
+    "seesr/gaussian_weights": (seesr.gaussian_weights, SEESR),
+    "seesr/tiled_vae": (seesr_vae.tiled_vae, SEESR),
+    "seesr/ram": (seesr_ram.ram, SEESR),
+    "addsr/student_loop": (seesr.student_loop, LOOP),
     "degradation/kernels": (degradation.kernels, DEGRADATION),
     "degradation/filter2d_usm": (degradation.filter2d_usm, DEGRADATION),
     "degradation/resize": (degradation.resize, DEGRADATION),
@@ -75,10 +87,9 @@ KINDS: dict[str, tuple[Handler, Tolerances]] = {
     "metrics/clipiqa_plus": (metrics_clip.clipiqa_plus, CLIP_IQA),
 }
 NOT_BUILT: dict[str, str] = {  # kinds of each family that does not exist yet
-    "seesr": "unet controlnet loop tile_blend gaussian_weights tiled_vae ram",
     "stablesr": "spade resblock_dual struct_encoder unet cfw_block autoencoder_cfw text_encoder schedule loop_ddpm "
     "loop_ddim canvas gaussian_weights image_tiles pipeline",
-    "addsr": "student_loop time_adaptive_weights discriminator dinov2 diffaugment distill_losses",
+    "addsr": "time_adaptive_weights discriminator dinov2 diffaugment distill_losses",  # of its training
 }
 PARTS = "stablesr/part"  # weights of other cases, not a case
 

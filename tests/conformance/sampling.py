@@ -18,6 +18,7 @@ from resdiff.diffusion import resshift
 from resdiff.losses.distillation import distillation_losses
 from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
+from resdiff.pipelines.guidance import UNGUIDED
 from resdiff.pipelines.precision import Rescue
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.pipelines.tiles import restored_bands
@@ -39,7 +40,7 @@ class RecordedPipeline(ResShiftPipeline):
     def encode(self, image: Tensor) -> Tensor:
         return super().encode(image) * self.scale_factor
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, guidance: Any = UNGUIDED) -> Tensor:
         self.decoded.append(super().decode(latents / self.scale_factor))
         return self.decoded[-1]
 

@@ -11,7 +11,11 @@ from resdiff.models.pixel_unet import PixelUNet
 from resdiff.models.prompt_encoder import PromptEncoder
 from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
+from resdiff.pipelines.addsr import AddSRPipeline
+from resdiff.pipelines.base import SRPipeline
 from resdiff.pipelines.resshift import ResShiftPipeline
+from resdiff.pipelines.seesr import SeeSRPipeline
+from resdiff.pipelines.tiny import tiny_adapter
 from resdiff.schedulers.resshift import ResShiftScheduler
 
 WORDS = ("sharp", "soft")
@@ -67,7 +71,7 @@ def latent_pipeline(scale: int = 4, mask: bool = False) -> ResShiftPipeline:
     )
 
 
-def quiet(pipe: ResShiftPipeline) -> ResShiftPipeline:
+def quiet(pipe: SRPipeline) -> SRPipeline:
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -96,13 +100,37 @@ def inpainting() -> ResShiftPipeline:
     return latent_pipeline(scale=1, mask=True)
 
 
+@pytest.fixture(scope="module")
+def seesr() -> SeeSRPipeline:
+    """SeeSR around a tiny Stable Diffusion."""
+    return quiet(tiny_adapter(SeeSRPipeline))
+
+
+@pytest.fixture(scope="module")
+def addsr() -> AddSRPipeline:
+    """AddSR around a tiny Stable Diffusion."""
+    return quiet(tiny_adapter(AddSRPipeline))
+
+
+@pytest.fixture(params=["pixel", "latent", "seesr", "addsr"])
+def pipe(request) -> SRPipeline:
+    """Each family in turn, and each of its kinds."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(params=["pixel", "latent"])
-def pipe(request) -> ResShiftPipeline:
-    """Each super-resolution kind in turn."""
+def residual(request) -> ResShiftPipeline:
+    """Each kind of residual shifting in turn."""
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
 def own(pipe):
-    """Each super-resolution kind, the test's own: hooks and recordings stay where they are put."""
+    """Each family, the test's own: hooks and recordings stay where they are put."""
     return quiet(copy.deepcopy(pipe))
+
+
+@pytest.fixture
+def own_residual(residual):
+    """Each kind of residual shifting, the test's own."""
+    return quiet(copy.deepcopy(residual))

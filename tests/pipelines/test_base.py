@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -67,7 +68,8 @@ def test_images_of_different_sizes_come_back_in_order(pipe) -> None:
 
 
 def test_several_results_per_image_differ_and_are_consecutive(pipe) -> None:
-    images = pipe([photo(), photo(seed=1)], num_images_per_prompt=2, generator=seeded(), output_type="np").images
+    dark, bright = photo() // 3, 255 - photo(seed=1) // 3
+    images = pipe([dark, bright], num_images_per_prompt=2, generator=seeded(), output_type="np").images
     assert images.shape == (4, 52, 72, 3)
     flat = images.reshape(4, -1)
     within, across = np.abs(flat[0] - flat[1]).mean(), np.abs(flat[0] - flat[2]).mean()
@@ -75,12 +77,15 @@ def test_several_results_per_image_differ_and_are_consecutive(pipe) -> None:
 
 
 def test_output_types_agree(pipe) -> None:
-    run = {kind: pipe(photo(), generator=seeded(), output_type=kind).images for kind in ("pil", "np", "pt", "latent")}
-    assert run["np"].shape == (1, 52, 72, 3) and run["pt"].shape == (1, 3, 52, 72)
+    run = {
+        kind: pipe(photo(16, 18), generator=seeded(), output_type=kind, color_fix="none").images
+        for kind in ("pil", "np", "pt", "latent")
+    }
+    assert run["np"].shape == (1, 64, 72, 3) and run["pt"].shape == (1, 3, 64, 72)
     assert run["np"].min() >= 0 and run["np"].max() <= 1
     np.testing.assert_allclose(run["np"][0], run["pt"][0].permute(1, 2, 0), atol=1e-6)
     assert np.abs(np.asarray(run["pil"][0]) / 255 - run["np"][0]).max() <= 0.5 / 255 + 1e-6
-    decoded = pipe.decode(run["latent"])[..., :52, :72].clamp(-1, 1)
+    decoded = pipe.decode(run["latent"])[..., :64, :72].clamp(-1, 1)
     torch.testing.assert_close(decoded / 2 + 0.5, run["pt"], atol=1e-5, rtol=0)
     assert isinstance(pipe(photo(), return_dict=False), tuple)
 
@@ -100,31 +105,36 @@ def test_the_callback_sees_every_step_and_may_change_the_latents(pipe) -> None:
         return {"latents": torch.zeros_like(tensors["latents"])}
 
     latents = pipe(photo(), generator=seeded(), output_type="latent", callback_on_step_end=freeze).images
-    assert seen == [(0, 3), (1, 2), (2, 1), (3, 0)]
+    assert [step for step, _ in seen] == [0, 1, 2, 3]
+    assert sorted((timestep for _, timestep in seen), reverse=True) == [timestep for _, timestep in seen]
     assert latents.abs().max() == 0
 
 
 def test_latents_are_the_noise_that_starts_the_chain(pipe) -> None:
     g = seeded(3)
     seen = {}
+    has_other_begin = "start_point" in {field.name for field in fields(pipe.options_type)}
+    begin = {"start_point": "noise"} if has_other_begin else {}  # nothing else is random before the first step
 
     def note(_, step: int, __, tensors: dict) -> dict:
         seen.setdefault(step, tensors["pred_original_sample"])
         return tensors
 
-    shape = pipe(photo(), generator=seeded(3), output_type="latent", callback_on_step_end=note).images.shape
+    shape = pipe(
+        photo(20, 18), generator=seeded(3), output_type="latent", callback_on_step_end=note, **begin
+    ).images.shape
     first = seen.copy()
     seed = int(torch.randint(-(2**63), 2**63 - 1, (), generator=g))
-    height, width = photo().shape[:2]
+    height, width = photo(20, 18).shape[:2]
     padded = [side + -side % pipe.padding_multiple for side in (height, width)]
     noise = SeededNoise([seed], torch.device("cpu"), None, Box(0, 0, *padded))(0, shape)
     seen.clear()
-    pipe(photo(), generator=seeded(9), latents=noise, callback_on_step_end=note)
+    pipe(photo(20, 18), generator=seeded(9), latents=noise, callback_on_step_end=note, **begin)
     torch.testing.assert_close(seen[0], first[0])
     with pytest.raises(ValueError, match="latents holds 1"):
-        pipe([photo(), photo()], latents=noise)
+        pipe([photo(20, 18), photo(20, 18)], latents=noise)
     with pytest.raises(ValueError, match=r"latents are of .* but the image needs"):
-        pipe(photo(), latents=noise[..., :4, :4])
+        pipe(photo(20, 18), latents=noise[..., :4, :4])
 
 
 def test_colour_fix_moves_the_channel_means_to_the_inputs(pipe) -> None:
@@ -135,10 +145,12 @@ def test_colour_fix_moves_the_channel_means_to_the_inputs(pipe) -> None:
         out = pipe(array, generator=seeded(), color_fix=fix, output_type="pt").images
         gaps[fix] = float((out.mean(dim=(2, 3)) - up.mean(dim=(2, 3))).abs().max())
     assert gaps["adain"] < min(0.02, gaps["none"]) and gaps["wavelet"] < gaps["none"]
-    assert torch.equal(
-        pipe(array, generator=seeded(), color_fix="auto", output_type="pt").images,
-        pipe(array, generator=seeded(), color_fix="none", output_type="pt").images,
+    auto, chosen, half = (
+        pipe(array, generator=seeded(), color_fix=fix, color_fix_strength=strength, output_type="pt").images
+        for fix, strength in (("auto", 1), (pipe.default_color_fix, 1), ("adain", 0.5))
     )
+    assert torch.equal(auto, chosen)
+    assert gaps["adain"] < float((half.mean(dim=(2, 3)) - up.mean(dim=(2, 3))).abs().max()) < gaps["none"]
 
 
 def test_alpha_and_grey_survive(pipe) -> None:
@@ -151,7 +163,8 @@ def test_alpha_and_grey_survive(pipe) -> None:
     assert pipe(Image.fromarray(photo()[..., 0])).images[0].mode == "L"
 
 
-def test_a_family_without_text_warns_once_about_a_prompt(pipe) -> None:
+def test_a_family_without_text_warns_once_about_a_prompt(residual) -> None:
+    pipe = residual
     pipe._warned_of_prompt = False
     with pytest.warns(UserWarning, match="takes no text"):
         pipe(photo(8, 8), "sharp fur")
@@ -166,8 +179,7 @@ def test_a_family_without_text_warns_once_about_a_prompt(pipe) -> None:
         ({"scale": 0}, "scale=0"),
         ({"scale": -2.0}, "scale=-2.0"),
         ({"scale": float("nan")}, "scale=nan"),
-        ({"num_inference_steps": 0}, "num_inference_steps=0 must lie between 1 and 4"),
-        ({"num_inference_steps": 5}, "num_inference_steps=5 must lie between 1 and 4"),
+        ({"num_inference_steps": 0}, "num_inference_steps=0 must lie between 1 and"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt=0"),
         ({"scale": "4"}, "scale='4' must be a positive number"),
         ({"num_inference_steps": 1.5}, "num_inference_steps=1.5 must be a whole number"),
@@ -179,19 +191,38 @@ def test_a_family_without_text_warns_once_about_a_prompt(pipe) -> None:
         ({"output_type": "jpg"}, "output_type='jpg' is unknown"),
         ({"tile": "big"}, "tile='big' is unknown"),
         ({"tile": 0}, "tile=0 is unknown"),
-        ({"tile": "reference:8:9"}, "stride 9"),
+        ({"tile": "reference:8:9"}, "(stride|overlap) 9"),
         ({"mask": photo(8, 8)}, "mask is for inpainting models"),
         ({"generator": [seeded()] * 2}, "list of 2 for 1"),
-        ({"tile": "reference", "generator": [seeded()]}, "one generator"),
-        ({"tile": "reference", "latents": torch.zeros(1, 3, 8, 8)}, 'latents are not for tile="reference"'),
-        ({"tile": Smooth(33, 3)}, "must be multiples of"),
         ({"scale": 1e6}, "must be a positive number up to 1000"),
         ({"tile_batch": 0}, "tile_batch=0 must be at least 1"),
+        ({"color_fix_strength": 1.5}, "color_fix_strength=1.5 must lie between 0"),
     ],
 )
 def test_bad_arguments_are_one_clear_line(pipe, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         pipe(photo(8, 8), **arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_inference_steps": 5}, "num_inference_steps=5 must lie between 1 and 4"),
+        ({"tile": "reference", "generator": [seeded()]}, "one generator"),
+        ({"tile": "reference", "latents": torch.zeros(1, 3, 8, 8)}, 'latents are not for tile="reference"'),
+        ({"tile": Smooth(33, 3)}, "must be multiples of"),
+    ],
+)
+def test_bad_arguments_of_residual_shifting_are_one_clear_line(residual, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        residual(photo(8, 8), **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_option_of_another_family_is_refused_by_name(pipe) -> None:
+    with pytest.raises(TypeError, match=rf"hue: no option of {type(pipe).__name__}; it has") as caught:
+        pipe(photo(8, 8), hue=3)
     assert "\n" not in str(caught.value)
 
 
@@ -231,7 +262,6 @@ def test_small_images_are_counted_as_large_as_they_are_padded() -> None:
 def test_a_tile_larger_than_the_image_changes_nothing(pipe) -> None:
     run = [pipe(photo(), generator=seeded(), tile=tile, output_type="pt").images for tile in ("off", "auto", 4096)]
     assert torch.equal(run[0], run[1]) and torch.equal(run[0], run[2])
-    assert isinstance(pipe.default_tiling(), Smooth)
 
 
 def test_a_callback_may_interrupt_and_the_best_image_so_far_comes_back(pipe) -> None:

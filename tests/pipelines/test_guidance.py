@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from resdiff.images import Photo
 from resdiff.pipelines.guidance import (
     UNGUIDED,
     Guidance,
@@ -97,11 +98,20 @@ def test_images_of_which_nothing_negative_is_said_are_steered_away_from_themselv
 
 
 def test_one_text_is_for_all_and_a_list_has_one_for_each_image() -> None:
-    assert one_per_result("prompt", None, 2, 2) == ["", ""]
-    assert one_per_result("prompt", " fur ", 2, 4) == ["fur"] * 4
-    assert one_per_result("prompt", ["a", "b"], 2, 4) == ["a", "a", "b", "b"]
+    photos = [Photo(torch.full((3, 1, 1), value)) for value in (-1.0, 1.0)]
+    assert one_per_result("prompt", None, photos, 2) == ["", ""]
+    assert one_per_result("prompt", " fur ", photos, 4) == ["fur"] * 4
+    assert one_per_result("prompt", ["a", "b"], photos, 4) == ["a", "a", "b", "b"]
     with pytest.raises(ValueError, match="negative_prompt is a list of 1 for 2 images; pass one text"):
-        one_per_result("negative_prompt", ["a"], 2, 2)
+        one_per_result("negative_prompt", ["a"], photos, 2)
+
+
+def test_a_function_says_the_text_of_each_image() -> None:
+    photos = [Photo(torch.full((3, 1, 1), value)) for value in (-1.0, 1.0)]
+    said = one_per_result("prompt", lambda image: str(image.getpixel((0, 0))), photos, 4)
+    assert said == ["(0, 0, 0)"] * 2 + ["(255, 255, 255)"] * 2
+    with pytest.raises(ValueError, match="prompt is a function that returned None; it must return a str"):
+        one_per_result("prompt", lambda image: None, photos, 2)
 
 
 @pytest.mark.parametrize(

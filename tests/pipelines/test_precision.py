@@ -1,6 +1,7 @@
 """Half precision that is not finite is computed again in float32."""
 
 import logging
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -13,11 +14,10 @@ def photo(height: int = 12, width: int = 10) -> torch.Tensor:
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture
-def half(pipe):
-    """The shared pipelines in bfloat16, for one test."""
-    networks = [part for part in (pipe.unet, pipe.vae) if part is not None]
-    kept = [(tensor, tensor.data) for network in networks for tensor in network.parameters()]
+@contextmanager
+def in_half(pipe):
+    """A shared pipeline in bfloat16."""
+    kept = [(tensor, tensor.data) for network in pipe.networks for tensor in network.parameters()]
     for tensor, data in kept:
         tensor.data = data.bfloat16()
     yield pipe
@@ -25,12 +25,26 @@ def half(pipe):
         tensor.data = data
 
 
+@pytest.fixture
+def half(pipe):
+    """The shared pipelines in bfloat16, for one test."""
+    with in_half(pipe):
+        yield pipe
+
+
+@pytest.fixture
+def half_residual(residual):
+    """Those of residual shifting."""
+    with in_half(residual):
+        yield residual
+
+
 def overflow_in_half(pipe, monkeypatch) -> None:
     """Make the decoded image Inf, as an overflow would, unless the networks are in float32."""
     decode = pipe.decode
 
-    def decoded(latents: torch.Tensor) -> torch.Tensor:
-        image = decode(latents)
+    def decoded(latents: torch.Tensor, guidance) -> torch.Tensor:
+        image = decode(latents, guidance)
         return image if pipe.unet.dtype == torch.float32 else image / 0
 
     monkeypatch.setattr(pipe, "decode", decoded)
@@ -46,10 +60,11 @@ def test_an_overflow_is_computed_again_and_the_weights_are_what_they_were(half, 
     assert before == {id(p): (p.data_ptr(), p.dtype) for p in half.unet.parameters()}
 
 
-def test_after_the_first_overflow_a_call_stays_in_float32(half, monkeypatch, caplog) -> None:
+def test_after_the_first_overflow_a_call_stays_in_float32(half_residual, monkeypatch, caplog) -> None:
+    half = half_residual
     overflow_in_half(half, monkeypatch)
     dtypes, decode = [], half.decode
-    monkeypatch.setattr(half, "decode", lambda latents: dtypes.append(half.unet.dtype) or decode(latents))
+    monkeypatch.setattr(half, "decode", lambda *given: dtypes.append(half.unet.dtype) or decode(*given))
     half(photo(60, 30), tile=Smooth(32, overlap=16), output_type="pt")
     assert dtypes == [torch.bfloat16] + [torch.float32] * 3 and len(caplog.records) == 1
     half(photo(), output_type="pt")
@@ -57,7 +72,8 @@ def test_after_the_first_overflow_a_call_stays_in_float32(half, monkeypatch, cap
 
 
 def test_what_is_not_finite_in_float32_either_is_an_error(half, monkeypatch) -> None:
-    monkeypatch.setattr(half, "decode", lambda latents: latents * float("nan"))
+    decode = half.decode
+    monkeypatch.setattr(half, "decode", lambda *given: decode(*given) * float("nan"))
     with pytest.raises(RuntimeError, match=r"the result is not finite, in float32 neither; check the weights"):
         half(photo())
     assert half.unet.dtype == torch.bfloat16

@@ -37,7 +37,8 @@ def test_an_untrained_pixel_model_is_bicubic_at_any_number_of_steps() -> None:
         torch.testing.assert_close(out[inner], expected[inner], atol=1e-5, rtol=0)
 
 
-def test_one_step_is_x0_predicted_at_the_last_timestep(pipe) -> None:
+def test_one_step_is_x0_predicted_at_the_last_timestep(residual) -> None:
+    pipe = residual
     seen = []
     result = pipe(
         photo(16, 16),
@@ -110,7 +111,8 @@ def test_inpainting_says_what_is_wrong_with_its_mask(inpainting) -> None:
         inpainting(np.zeros((32, 32, 3), np.uint8), mask=np.full((32, 32), np.nan))
 
 
-def test_a_saved_pipeline_opens_as_what_it_was(pipe, tmp_path) -> None:
+def test_a_saved_pipeline_opens_as_what_it_was(residual, tmp_path) -> None:
+    pipe = residual
     pipe.save_pretrained(tmp_path)
     opened = SRPipeline.from_pretrained(tmp_path)
     assert type(opened) is ResShiftPipeline

@@ -92,7 +92,8 @@ def test_the_side_that_fits_follows_the_free_memory(monkeypatch) -> None:
     assert side_that_fits(torch.device("cpu"), 100, 4) == 50
 
 
-def test_auto_takes_smaller_tiles_where_little_memory_is_free(pipe, monkeypatch) -> None:
+def test_auto_takes_smaller_tiles_where_little_memory_is_free(residual, monkeypatch) -> None:
+    pipe = residual
     plenty = pipe.as_tiling("auto")
     assert plenty.size == pipe.default_tiling().size
     monkeypatch.setattr(tiles, "free_memory", lambda device: 2 * 150**2 * pipe.bytes_per_pixel)
@@ -129,7 +130,8 @@ def test_out_of_memory_in_the_middle_of_a_call_changes_the_tile_not_the_picture(
     pixel._fitting_tiles.clear()
 
 
-def test_the_number_of_tiles_at_once_changes_nothing(pipe) -> None:
+def test_the_number_of_tiles_at_once_changes_nothing(residual) -> None:
+    pipe = residual
     lr = photo(60, 97).expand(2, -1, -1, -1)
     one, three = (
         pipe(lr, generator=seeded(), tile=Smooth(48, overlap=16), tile_batch=n, output_type="pt") for n in (1, 3)
@@ -139,7 +141,8 @@ def test_the_number_of_tiles_at_once_changes_nothing(pipe) -> None:
     assert not torch.equal(one.images[0], one.images[1])  # each image its own noise, in every tile
 
 
-def test_results_say_which_were_tiled(pipe) -> None:
+def test_results_say_which_were_tiled(residual) -> None:
+    pipe = residual
     result = pipe([photo(20, 20), photo(70, 20)], tile=Smooth(32, overlap=16), output_type="picture")
     assert result.tile_sizes == [None, 32]
     assert [(picture.height, picture.width) for picture in result.images] == [(80, 80), (280, 80)]

@@ -1,5 +1,6 @@
 """The settings on their way to the pipeline, and what stands for them in the record of a run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,18 +32,17 @@ class NoisyPipeline:
         self.calls = []
         self.generators = []
 
-    def steps_taken(self, num_inference_steps, fidelity):
-        return 1 if fidelity == 1 else num_inference_steps or self.default_steps
-
     def default_guidance_scale(self, negative):
         return 2.0 if negative else 1.0
 
     def as_tiling(self, tile, tile_batch):
         return Smooth(512, overlap=64)
 
-    def check_inputs(self, *, steps, **others):
+    def check_inputs(self, call):
+        steps = call.num_inference_steps or self.default_steps
         if steps > 15:
             raise ValueError(f"num_inference_steps={steps} must lie between 1 and 15")
+        return replace(call, num_inference_steps=1 if call.fidelity == 1 else steps)
 
     def __call__(self, photos, prompt=None, *, generator, **options):
         self.calls.append((prompt, options))

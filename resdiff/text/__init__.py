@@ -1,0 +1,1 @@
+"""Texts of the Stable-Diffusion families: how prompts are joined, weighted and encoded."""

@@ -1,0 +1,639 @@
+"""Stable Diffusion's parts come back with the same numbers from every layout, and other models are refused by name."""
+
+import json
+import re
+import shutil
+
+import huggingface_hub.constants
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from resdiff.checkpoints import hub
+from resdiff.checkpoints.io import CheckpointError
+from resdiff.checkpoints.known_seesr import SCHEDULE, SD2_BASE, SD_TURBO
+from resdiff.checkpoints.stable_diffusion import find_base, load_base
+
+CONFIGS = {
+    "vae": {
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "block_out_channels": [4, 8],
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 2,
+    },
+    "text_encoder": {
+        "vocab_size": 49408,
+        "hidden_size": 8,
+        "intermediate_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 77,
+        "hidden_act": "gelu",
+    },
+    "unet": {
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+        "block_out_channels": [4, 8],
+        "layers_per_block": 1,
+        "attention_head_dim": [1, 2],
+        "cross_attention_dim": 8,
+        "norm_num_groups": 2,
+        "use_linear_projection": True,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def networks():
+    torch.manual_seed(0)
+    parts = {
+        "vae": AutoencoderKL.from_config(CONFIGS["vae"]),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**CONFIGS["text_encoder"])),
+        "unet": UNet2DConditionModel.from_config(CONFIGS["unet"]),
+    }
+    for part in parts.values():
+        for parameter in part.parameters():
+            torch.nn.init.normal_(parameter)
+    return parts
+
+
+@pytest.fixture(scope="module")
+def states(networks):
+    return {part: {k: x.detach().clone() for k, x in net.state_dict().items()} for part, net in networks.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(networks, tmp_path_factory):
+    """A diffusers folder as published, of SD 2's kind."""
+    folder = tmp_path_factory.mktemp("base")
+    for part, network in networks.items():
+        network.save_pretrained(folder / part)
+    words = {"!": 0, "a</w>": 1, "b</w>": 2, "<|startoftext|>": 3, "<|endoftext|>": 4}
+    CLIPTokenizer(vocab=words, merges=[], model_max_length=77, pad_token="!").save_pretrained(folder / "tokenizer")
+    published = {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False} | SCHEDULE
+    published.pop("clip_sample")
+    published.pop("timestep_spacing")
+    write(folder / "scheduler" / "scheduler_config.json", published)
+    return folder
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    """The folder again, to be changed."""
+    return shutil.copytree(whole, tmp_path / "given" / "base")
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def change(path, **options):
+    write(path, json.loads(path.read_text()) | options)
+
+
+def prefixed(prefix, state):
+    return {prefix + name: x.contiguous().clone() for name, x in state.items()}
+
+
+def same(found, wanted):
+    return found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def assert_base_is(base, states, parts=("vae", "text_encoder", "unet")):
+    for part in parts:
+        assert same(base.state(part), states[part]), part
+
+
+# --- the layouts, written by other rules than those that read them -------------------------------------------------
+
+
+def renamed(state, rules):
+    for old, new in rules:
+        state = {re.sub(old, new, name): x for name, x in state.items()}
+    return state
+
+
+def ldm_vae(state):
+    """CompVis' names; attention is by 1x1 convolutions."""
+    last = len(CONFIGS["vae"]["up_block_types"]) - 1
+    state = {
+        name: x[:, :, None, None] if re.search(r"attentions.*to_.*weight", name) else x for name, x in state.items()
+    }
+    state = {re.sub(r"up_blocks\.(\d)", lambda m: f"up.{last - int(m[1])}", name): x for name, x in state.items()}
+    rules = [
+        (r"down_blocks\.", "down."),
+        (r"mid_block\.resnets\.0", "mid.block_1"),
+        (r"mid_block\.resnets\.1", "mid.block_2"),
+        (r"mid_block\.attentions\.0", "mid.attn_1"),
+        (r"resnets\.", "block."),
+        (r"(down|up)samplers\.0\.", r"\1sample."),
+        (r"group_norm|conv_norm_out", "norm"),
+        (r"^(encoder|decoder)\.norm\.", r"\1.norm_out."),
+        (r"to_([qkv])\.", r"\1."),
+        (r"to_out\.0", "proj_out"),
+        (r"conv_shortcut", "nin_shortcut"),
+    ]
+    return renamed(state, rules)
+
+
+def ldm_unet(state):
+    """CompVis' names for one layer per block: two entries per level going down and up."""
+
+    def place(match):
+        way, block, kind, index = match[1], int(match[2]), match[3], int(match[4])
+        if kind.endswith("samplers"):
+            if way == "down":
+                return f"input_blocks.{2 * block + 2}.0.op"
+            return f"output_blocks.{2 * block + 1}.1.conv"  # the tiny first block has no attention
+        entry = f"input_blocks.{2 * block + 1}" if way == "down" else f"output_blocks.{2 * block + index}"
+        return f"{entry}.{int(kind == 'attentions')}"
+
+    state = {
+        re.sub(r"(down|up)_blocks\.(\d)\.(\w+)\.(\d)(?:\.conv(?=\.))?", place, name): x for name, x in state.items()
+    }
+    rules = [
+        (r"^conv_in", "input_blocks.0.0"),
+        (r"^time_embedding\.linear_1", "time_embed.0"),
+        (r"^time_embedding\.linear_2", "time_embed.2"),
+        (r"^conv_norm_out", "out.0"),
+        (r"^conv_out", "out.2"),
+        (r"^mid_block\.resnets\.0", "middle_block.0"),
+        (r"^mid_block\.attentions\.0", "middle_block.1"),
+        (r"^mid_block\.resnets\.1", "middle_block.2"),
+        (r"\.time_emb_proj", ".emb_layers.1"),
+        (r"(_blocks?[.\d]+)\.norm1", r"\1.in_layers.0"),
+        (r"(_blocks?[.\d]+)\.conv1", r"\1.in_layers.2"),
+        (r"(_blocks?[.\d]+)\.norm2", r"\1.out_layers.0"),
+        (r"(_blocks?[.\d]+)\.conv2", r"\1.out_layers.3"),
+        (r"\.conv_shortcut", ".skip_connection"),
+    ]
+    # the norms of attention share names with those of residual blocks, and keep them
+    attention = {name: x for name, x in state.items() if "transformer_blocks" in name}
+    rest = {name: x for name, x in state.items() if name not in attention}
+    return renamed(rest, rules) | renamed(attention, rules[5:8])
+
+
+def open_clip(state):
+    """OpenCLIP's names: queries, keys and values are one, and there is a last block that version 2 does not use."""
+    rules = [
+        (r"^embeddings\.token_embedding", "token_embedding"),
+        (r"^embeddings\.position_embedding\.weight", "positional_embedding"),
+        (r"^final_layer_norm", "ln_final"),
+        (r"^encoder\.layers", "transformer.resblocks"),
+        (r"layer_norm", "ln_"),
+        (r"mlp\.fc1", "mlp.c_fc"),
+        (r"mlp\.fc2", "mlp.c_proj"),
+        (r"self_attn", "attn"),
+    ]
+    state = renamed(state, rules)
+    for layer in range(2):
+        for kind in ("weight", "bias"):
+            parts = [state.pop(f"transformer.resblocks.{layer}.attn.{x}_proj.{kind}") for x in "qkv"]
+            state[f"transformer.resblocks.{layer}.attn.in_proj_{kind}"] = torch.cat(parts)
+    last = {
+        name.replace("blocks.1.", "blocks.2."): torch.ones_like(x) for name, x in state.items() if "blocks.1." in name
+    }
+    end = {"text_projection": torch.ones(8, 5), "logit_scale": torch.ones(()), "attn_mask": torch.ones(77, 77)}
+    return state | last | end
+
+
+def ldm_file(states):
+    """A whole ldm checkpoint with all that training leaves in it."""
+    return (
+        prefixed("first_stage_model.", ldm_vae(states["vae"]) | {"loss.logvar": torch.zeros(1)})
+        | prefixed("cond_stage_model.model.", open_clip(states["text_encoder"]))
+        | prefixed("model.diffusion_model.", ldm_unet(states["unet"]))
+        | {name: torch.zeros(3) for name in ("betas", "alphas_cumprod_prev", "sqrt_recipm1_alphas_cumprod", "logvar")}
+        | {"model_ema.decay": torch.zeros(()), "model_ema.diffusion_modelout2bias": torch.zeros(4)}
+    )
+
+
+def single_file(path, state):
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state, "global_step": 5}, path)
+    return path
+
+
+# --- folders -------------------------------------------------------------------------------------------------------
+
+
+def test_a_diffusers_folder_gives_its_numbers(whole, states):
+    base = find_base(whole, with_unet=True)
+    assert_base_is(base, states)
+    loaded = load_base(base, torch.float32)
+    assert same(loaded["vae"].state_dict(), states["vae"])
+    assert same(loaded["text_encoder"].state_dict(), states["text_encoder"])
+    assert not loaded["vae"].training and not loaded["text_encoder"].training
+    assert loaded["tokenizer"](["a b"], padding="max_length").input_ids[0][:5] == [3, 1, 2, 4, 0]
+
+
+def test_the_loaded_networks_compute_what_the_saved_ones_did(whole, networks):
+    loaded = load_base(find_base(whole))
+    ids, image = torch.tensor([[3, 1, 2, 4]]), torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        ours, theirs = (net(ids).last_hidden_state for net in (loaded["text_encoder"], networks["text_encoder"].eval()))
+        assert torch.equal(ours, theirs)
+        ours, theirs = (net.encode(image).latent_dist.mean for net in (loaded["vae"], networks["vae"].eval()))
+        assert torch.equal(ours, theirs)
+
+
+def test_every_float_has_the_dtype_asked_for(whole, states):
+    loaded = load_base(find_base(whole), torch.bfloat16)
+    for part in ("vae", "text_encoder"):
+        own = loaded[part].state_dict()
+        assert {x.dtype for x in own.values()} == {torch.bfloat16}
+        assert all(torch.equal(own[name], x.bfloat16()) for name, x in states[part].items())
+
+
+def test_the_scheduler_is_the_folders_and_never_clips_x0(whole):
+    scheduler = load_base(find_base(whole))["scheduler"]
+    assert scheduler["clip_sample"] is False
+    assert scheduler["steps_offset"] == 1 and scheduler["set_alpha_to_one"] is False
+    assert "timestep_spacing" not in scheduler and not [key for key in scheduler if key.startswith("_")]
+
+
+@pytest.mark.parametrize("variant", ["", ".fp16"])
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_weights_are_found_in_either_format_and_as_half_precision(folder, states, variant, suffix):
+    for part, stem in (("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        for file in folder.glob(f"{part}/*.safetensors"):
+            file.unlink()
+        stem = "pytorch_model" if (stem, suffix) == ("model", "bin") else stem
+        path = folder / part / f"{stem}{variant}.{suffix}"
+        save_file(states[part], path) if suffix == "safetensors" else torch.save(states[part], path)
+    assert_base_is(find_base(folder), states, ("vae", "text_encoder"))
+
+
+def test_full_precision_is_preferred_to_half(folder, states):
+    half = {name: torch.zeros_like(x) for name, x in states["vae"].items()}
+    save_file(half, folder / "vae" / "diffusion_pytorch_model.fp16.safetensors")
+    assert_base_is(find_base(folder), states, ("vae",))
+
+
+def test_shards_are_put_together_and_a_missing_one_is_named(folder, networks, states):
+    shutil.rmtree(folder / "unet")
+    networks["unet"].save_pretrained(folder / "unet", max_shard_size="20KB")
+    shards = sorted((folder / "unet").glob("*-of-*"))
+    assert len(shards) > 1
+    assert_base_is(find_base(folder, with_unet=True), states, ("unet",))
+    base = find_base(folder, with_unet=True)
+    shards[0].unlink()
+    with pytest.raises(CheckpointError, match=re.escape(shards[0].name)):
+        base.state("unet")
+
+
+def test_a_text_encoder_may_have_transformers_older_names(folder, states):
+    old = prefixed("text_model.", states["text_encoder"]) | {
+        "text_model.embeddings.position_ids": torch.arange(77)[None]
+    }
+    save_file(old, folder / "text_encoder" / "model.safetensors")
+    assert_base_is(find_base(folder), states, ("text_encoder",))
+
+
+def test_a_text_encoder_may_have_openclips_names(folder, states):
+    save_file(prefixed("", open_clip(states["text_encoder"])), folder / "text_encoder" / "model.safetensors")
+    assert_base_is(find_base(folder), states, ("text_encoder",))
+
+
+@pytest.mark.parametrize("is_convolution", [False, True])
+def test_an_autoencoder_may_have_diffusers_older_names(folder, states, is_convolution):
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = {}
+    for name, x in states["vae"].items():
+        for new, before in old.items():
+            if f".{new}." in name:
+                name = name.replace(new, before)
+                x = x[:, :, None, None] if is_convolution and x.ndim == 2 else x
+        state[name] = x.contiguous()
+    assert not any("to_q" in name for name in state)
+    save_file(state, folder / "vae" / "diffusion_pytorch_model.safetensors")
+    assert_base_is(find_base(folder), states, ("vae",))
+
+
+def test_the_vocabulary_may_be_in_the_two_older_files(folder):
+    shutil.rmtree(folder / "tokenizer")
+    words = {"!": 0, "a</w>": 1, "b</w>": 2, "<|startoftext|>": 3, "<|endoftext|>": 4}
+    write(folder / "tokenizer" / "vocab.json", words)
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    write(folder / "tokenizer" / "special_tokens_map.json", {"pad_token": "!"})
+    write(folder / "tokenizer" / "tokenizer_config.json", {"model_max_length": 77, "tokenizer_class": "CLIPTokenizer"})
+    tokenizer = load_base(find_base(folder))["tokenizer"]
+    assert tokenizer(["a b"], padding="max_length").input_ids[0] == [3, 1, 2, 4, *[0] * 73]
+
+
+def test_without_a_tokenizer_openclips_is_used(folder):
+    shutil.rmtree(folder / "tokenizer")
+    tokenizer = load_base(find_base(folder))["tokenizer"]
+    assert (len(tokenizer), tokenizer.model_max_length, tokenizer.pad_token_id) == (49408, 77, 0)
+
+
+# --- single files --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["v2.safetensors", "v2.ckpt"])
+def test_a_single_ldm_file_gives_the_numbers_of_its_parts(tmp_path, states, name):
+    path = single_file(tmp_path / name, ldm_file(states))
+    base = find_base(path, with_unet=True, configs=CONFIGS)
+    assert_base_is(base, states)
+    loaded = load_base(base)
+    assert same(loaded["vae"].state_dict(), states["vae"])
+    assert same(loaded["text_encoder"].state_dict(), states["text_encoder"])
+    assert loaded["scheduler"] == SCHEDULE
+    assert len(loaded["tokenizer"]) == 49408
+
+
+def test_a_single_file_of_sgm_has_its_text_encoder_elsewhere(tmp_path, states):
+    file = {k.replace("cond_stage_model.", "conditioner.embedders.0."): x for k, x in ldm_file(states).items()}
+    path = single_file(tmp_path / "turbo.safetensors", file | {"denoiser.sigmas": torch.zeros(3)})
+    base = find_base(path, SD_TURBO, with_unet=True, configs=CONFIGS)
+    assert_base_is(base, states)
+    assert load_base(base)["scheduler"]["timestep_spacing"] == "trailing"
+
+
+def test_a_single_diffusers_file_gives_the_numbers_of_its_parts(tmp_path, states):
+    file = {name: x for part, state in states.items() for name, x in prefixed(f"{part}.", state).items()}
+    base = find_base(single_file(tmp_path / "all.safetensors", file), with_unet=True, configs=CONFIGS)
+    assert_base_is(base, states)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "first_stage_model.encoder.extra.weight",
+        "cond_stage_model.model.extra",
+        "model.diffusion_model.extra.0.weight",
+        "model.diffusion_model.input_blocks.1.0.extra.weight",
+    ],
+)
+def test_a_name_that_no_part_takes_is_an_error(tmp_path, states, name):
+    path = single_file(tmp_path / "v2.safetensors", ldm_file(states) | {name: torch.zeros(7)})
+    with pytest.raises(CheckpointError, match="extra") as error:
+        find_base(path, with_unet=True, configs=CONFIGS)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_of_no_part_is_an_error(tmp_path, states):
+    path = single_file(tmp_path / "v2.safetensors", ldm_file(states) | {"control_model.weight": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"control_model\.weight"):
+        find_base(path, configs=CONFIGS)
+
+
+def test_a_tensor_that_is_missing_is_an_error(tmp_path, states):
+    file = ldm_file(states)
+    del file["first_stage_model.decoder.mid.block_2.conv1.bias"]
+    with pytest.raises(CheckpointError, match="1 missing"):
+        find_base(single_file(tmp_path / "v2.safetensors", file), configs=CONFIGS)
+
+
+def test_a_file_of_one_part_is_refused(tmp_path, states):
+    path = single_file(tmp_path / "vae.safetensors", prefixed("first_stage_model.", ldm_vae(states["vae"])))
+    with pytest.raises(CheckpointError, match="lacks text_encoder"):
+        find_base(path, configs=CONFIGS)
+    with pytest.raises(CheckpointError, match="lacks vae, text_encoder, unet"):
+        find_base(single_file(tmp_path / "x.safetensors", {"x": torch.zeros(1)}), with_unet=True, configs=CONFIGS)
+
+
+# --- models of another kind ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "options", "said"),
+    [
+        ("unet", {"cross_attention_dim": 768}, "is Stable Diffusion 1;"),
+        ("unet", {"in_channels": 9}, "is an inpainting model;"),
+        ("unet", {"in_channels": 7}, "is an x4 upscaler;"),
+        ("unet", {"in_channels": 8}, "UNet takes 8 channels;"),
+        ("unet", {"use_image_cross_attention": True}, "is SeeSR, not its base;"),
+        ("scheduler", {"prediction_type": "v_prediction"}, "predicts v_prediction"),
+    ],
+)
+def test_a_folder_of_another_kind_is_refused(folder, part, options, said):
+    change(folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json"), **options)
+    with pytest.raises(CheckpointError, match=said) as error:
+        find_base(folder)
+    assert_names_all_ways(str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [("text_encoder_2", "SDXL family"), ("controlnet", "SeeSR, not its base"), ("transformer", "a transformer")],
+)
+def test_a_folder_with_other_parts_is_refused(folder, added, said):
+    (folder / added).mkdir()
+    with pytest.raises(CheckpointError, match=said):
+        find_base(folder)
+
+
+def test_stable_diffusion_1_without_its_unet_is_known_by_the_text_encoder(folder):
+    shutil.rmtree(folder / "unet")
+    find_base(folder)
+    change(folder / "text_encoder" / "config.json", hidden_size=768)
+    with pytest.raises(CheckpointError, match="is Stable Diffusion 1;"):
+        find_base(folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (3, 768)}, "Stable Diffusion 1"),
+        ({"conditioner.embedders.1.model.ln_final.bias": (3,)}, "SDXL family"),
+        ({"text_encoder_2.text_projection.weight": (3, 3)}, "SDXL family"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": (4, 9, 3, 3)}, "an inpainting model"),
+        ({"unet.conv_in.weight": (4, 7, 3, 3)}, "an x4 upscaler"),
+        ({"unet.down_blocks.0.image_attentions.0.norm.weight": (4,)}, "SeeSR, not its base"),
+    ],
+)
+def test_a_single_file_of_another_kind_is_refused(tmp_path, names, said):
+    path = single_file(tmp_path / "x.safetensors", {name: torch.zeros(shape) for name, shape in names.items()})
+    with pytest.raises(CheckpointError, match=f"x.safetensors is (of the )?{said}") as error:
+        find_base(path)
+    assert_names_all_ways(str(error.value))
+
+
+# --- damage --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "scheduler"])
+def test_a_folder_that_is_not_whole_says_what_lacks(folder, part):
+    shutil.rmtree(folder / part)
+    with pytest.raises(CheckpointError, match=f"lacks {part};"):
+        find_base(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "options"),
+    [
+        ("vae", {"block_out_channels": "wide"}),
+        ("vae", {"down_block_types": ["NoSuchBlock"]}),
+        ("vae", {"layers_per_block": 10**6}),
+        ("text_encoder", {"num_hidden_layers": 10**6}),
+        ("text_encoder", {"num_attention_heads": 3}),
+        ("text_encoder", {"hidden_size": 2**40}),
+    ],
+)
+def test_a_damaged_configuration_is_one_line(folder, part, options):
+    change(folder / part / "config.json", **options)
+    with pytest.raises(ValueError, match=re.escape(str(folder / part))) as error:
+        find_base(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("part", "key"), [("vae", "latent_channels"), ("text_encoder", "num_hidden_layers")])
+def test_a_configuration_without_a_size_that_counts_is_refused(folder, part, key):
+    config = json.loads((folder / part / "config.json").read_text())
+    del config[key]
+    write(folder / part / "config.json", config)
+    with pytest.raises(CheckpointError, match=f"{part}/config.json lacks {key};"):
+        find_base(folder)
+
+
+def test_weights_that_do_not_fit_the_configuration_are_refused(folder):
+    change(folder / "vae" / "config.json", block_out_channels=[4, 16])
+    with pytest.raises(CheckpointError, match="of another shape"):
+        find_base(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_vocabulary_is_one_line(folder, name):
+    (folder / "tokenizer" / name).write_text("{")
+    with pytest.raises(CheckpointError, match="tokenizer cannot be read") as error:
+        load_base(find_base(folder))
+    assert "\n" not in str(error.value)
+
+
+def test_a_vocabulary_for_longer_texts_is_refused(folder):
+    change(folder / "tokenizer" / "tokenizer_config.json", model_max_length=10**30)
+    with pytest.raises(CheckpointError, match="the text encoder 49408 and 77"):
+        load_base(find_base(folder))
+
+
+# --- where it is looked for ----------------------------------------------------------------------------------------
+
+
+def assert_names_all_ways(message):
+    assert "\n" not in message
+    for way in ("diffusers folder", ".safetensors", *SD2_BASE.mirrors, "resdiff", "stable-diffusion-2-base"):
+        assert way in message
+
+
+@pytest.fixture
+def hub_cache(monkeypatch, tmp_path):
+    """An empty cache of the hub, and none of ours; returns a function that puts a folder there as a repository."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("RESDIFF_CACHE", str(tmp_path / "resdiff"))
+
+    def put(repository, source):
+        place = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text("0" * 40)
+        return shutil.copytree(source, place / "snapshots" / ("0" * 40))
+
+    return put
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """What is asked of the hub is answered by the list's items, in turn: a folder or an exception; returns both."""
+    for name in ("RESDIFF_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    asked, answers = [], []
+    snapshot_download = hub.snapshot_download
+
+    def answer(repository, *, allow_patterns, local_files_only=False):
+        if local_files_only:
+            return snapshot_download(repository, allow_patterns=allow_patterns, local_files_only=True)
+        asked.append((repository, allow_patterns))
+        reply = answers.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return str(reply)
+
+    monkeypatch.setattr(hub, "snapshot_download", answer)
+    return asked, answers
+
+
+def test_nothing_anywhere_is_one_line_with_all_ways(hub_cache):
+    with pytest.raises(CheckpointError, match=r"^offline: ") as error:
+        find_base()
+    assert_names_all_ways(str(error.value))
+    with pytest.raises(CheckpointError, match=r"^offline: no/where") as error:
+        find_base("no/where")
+    assert_names_all_ways(str(error.value))
+    with pytest.raises(CheckpointError, match="nowhere does not exist") as error:
+        find_base("/nowhere")
+    assert_names_all_ways(str(error.value))
+
+
+def test_a_folder_beside_goes_before_our_cache_and_that_before_the_hubs(hub_cache, whole, tmp_path):
+    in_hub = hub_cache("Manojb/stable-diffusion-2-base", whole)
+    assert find_base().path == in_hub
+    in_cache = shutil.copytree(whole, tmp_path / "resdiff" / "stable-diffusion-2-1-base")
+    assert find_base().path == in_cache
+    beside = shutil.copytree(whole, tmp_path / "models" / "stable-diffusion-2-base")
+    assert find_base(beside=[tmp_path / "models"]).path == beside
+
+
+def test_a_removed_repository_still_serves_from_an_old_cache(hub_cache, whole):
+    there = hub_cache("stabilityai/stable-diffusion-2-base", whole)
+    assert find_base().path == there
+    assert find_base("stabilityai/stable-diffusion-2-base").path == there
+
+
+def test_a_repository_that_is_only_partly_in_the_cache_is_not_used(hub_cache, whole):
+    there = hub_cache("some/model", whole)
+    assert find_base("some/model").path == there
+    shutil.rmtree(there / "text_encoder")
+    with pytest.raises(CheckpointError, match="not in the cache of the Hugging Face hub, or not whole"):
+        find_base("some/model")
+
+
+def test_only_what_is_needed_is_downloaded(hub_cache, online, whole):
+    asked, answers = online
+    answers.append(whole)
+    assert find_base("some/model").path == whole
+    [(repository, patterns)] = asked
+    assert repository == "some/model"
+    assert "vae/diffusion_pytorch_model.safetensors" in patterns and "unet/config.json" in patterns
+    assert not [p for p in patterns if ".bin" in p or "fp16" in p or p.startswith("unet/diff")]
+    answers.append(whole)
+    find_base("some/model", with_unet=True)
+    assert "unet/diffusion_pytorch_model.safetensors" in asked[1][1]
+
+
+def test_pickles_are_downloaded_where_there_is_nothing_else(hub_cache, online, whole, folder, states):
+    asked, answers = online
+    shutil.rmtree(folder / "vae")
+    answers += [folder, whole]
+    assert find_base("some/model").path == whole
+    assert "vae/diffusion_pytorch_model.bin" in asked[1][1]
+
+
+def test_the_mirrors_are_tried_one_after_the_other_but_not_the_removed(hub_cache, online, whole, caplog):
+    asked, answers = online
+    answers += [OSError("gone\nfor good"), whole]
+    assert find_base().path == whole
+    assert [repository for repository, _ in asked] == list(SD2_BASE.mirrors[:2])
+    assert caplog.text.count("CreativeML Open RAIL++-M") == 1  # before the download
+    answers += [OSError("gone\nfor good")] * 3
+    with pytest.raises(CheckpointError, match="cannot be downloaded from the Hugging Face hub: gone for good") as error:
+        find_base()
+    assert_names_all_ways(str(error.value))
+
+
+def test_the_licence_is_said_once(hub_cache, whole, caplog):
+    for _ in range(2):
+        load_base(find_base(whole))
+    assert caplog.text.count("CreativeML Open RAIL++-M") == 1
+
+
+def test_loading_leaves_the_files_as_they_are(whole, states):
+    load_base(find_base(whole))["vae"].encoder.conv_in.weight.data.zero_()
+    file = load_file(whole / "vae" / "diffusion_pytorch_model.safetensors")
+    assert torch.equal(file["encoder.conv_in.weight"], states["vae"]["encoder.conv_in.weight"])
