@@ -65,7 +65,8 @@ class AddSRPipeline(SeeSRPipeline):
         """Return the latents for a condition (B, 3, H, W) in [0, 1]: x_0 is predicted, refined, noised again.
 
         From the second step on, the condition is psr_weight times the decoded prediction plus the rest of the LR image,
-        and the image tokens are the tagger's of that condition; the text stays.
+        and the image tokens are the tagger's of that condition; the text stays. At weight 0 the condition is the LR image
+        and nothing is decoded on the way.
         """
         options = guidance.options
         timesteps = self.scheduler.timesteps.new_tensor(TIMESTEPS[:steps]).to(image.device)
@@ -77,7 +78,7 @@ class AddSRPipeline(SeeSRPipeline):
                 break
             if i > 0:
                 x = self.scheduler.add_noise(x0, noise(i, x.shape), t[None])
-                if options.psr_weight > 0:
+                if options.psr_weight > 0 or i == 1:  # without a prediction in it, it is the same in all later steps
                     denoise = replace(denoise, **self.refined(image, x0, guidance))
             output = denoise(x, t, options.controlnet_conditioning_scale)
             x0 = predict_x0(output, x, alphas_cumprod[t], self.scheduler.config.prediction_type)
@@ -86,9 +87,10 @@ class AddSRPipeline(SeeSRPipeline):
 
     def refined(self, image: Tensor, x0: Tensor, guidance: SeeSRGuidance) -> dict[str, Any]:
         """Return what the prediction x_0 makes of the denoiser's condition and, where there is a tagger, of its tokens."""
-        weight = guidance.options.psr_weight
-        predicted = self.decode(x0, guidance).clamp(-1, 1) / 2 + 0.5
-        condition = weight * predicted + (1 - weight) * image
+        weight, condition = guidance.options.psr_weight, image
+        if weight > 0:
+            predicted = self.decode(x0, guidance).clamp(-1, 1) / 2 + 0.5
+            condition = weight * predicted + (1 - weight) * image
         if self.tagger is None:
             return {"image": condition}
         seen = tagger_input_bicubic(condition, self.tagger.config.image_res).to(self.tagger.dtype)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from resdiff.color import ColorFix
 from resdiff.images import Photo
+from resdiff.memory import align
 from resdiff.noise import Noise, seeds_from
 from resdiff.pipelines.call import Call, ColorChoice, NoOptions, OutputType, Prompt, Tile, options_of
 from resdiff.pipelines.callbacks import StepShower
@@ -107,7 +108,10 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
 
             return open_pipeline(model, **kwargs)
         kwargs.setdefault("dtype", torch.float32)
-        return super().from_pretrained(str(model), **kwargs)
+        pipe = super().from_pretrained(str(model), **kwargs)
+        for network in pipe.networks:
+            align(network)
+        return pipe
 
     def restore(
         self,

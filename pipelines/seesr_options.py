@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from diffusers import SchedulerMixin
 from torch import Tensor
 
 from resdiff.pipelines.autoencoding import VaeTiling, check_vae_tiling
 from resdiff.pipelines.inputs import check_choice, check_fraction
+from resdiff.schedulers.named import SchedulerName
 from resdiff.text.clip import LongPrompt
 from resdiff.text.prompts import script_prompt
 
@@ -60,6 +62,10 @@ class SeeSROptions(AdapterOptions):
         if not 0 <= start < end <= 1:
             raise ValueError(f"control_guidance_start={start}, control_guidance_end={end}: need 0 <= start < end <= 1")
         check_fraction("eta", self.eta, "deterministic", "as much noise as DDPM")
+        if isinstance(self.scheduler, str):
+            check_choice("scheduler", self.scheduler, get_args(SchedulerName))
+        elif self.scheduler is not None and not isinstance(self.scheduler, SchedulerMixin):
+            raise ValueError(f"scheduler is of type {type(self.scheduler).__name__}; pass a name or one of diffusers'")
         if self.strength is not None and not 0 < self.strength <= 1:
             raise ValueError(f"strength={self.strength!r} must lie above 0 (nothing changes) and up to 1 (all steps)")
         if type(self.start_steps) is not int or not 0 <= self.start_steps <= LAST_TIMESTEP:

@@ -28,6 +28,7 @@ UNET: dict[str, Any] = {
 }
 UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
 STD = 0.05  # of layers that begin at zero and would say nothing
+CONDITION_STD = 0.2  # of the weights that embed the ControlNet's image, of which little would be left
 TAGS = ("animal", "cat", "fur", "grass", "house", "sky", "tree", "water")
 STEPS = 4  # by default, of both families
 SIDE = 64  # px of the result from which the pipelines do not enlarge the image first
@@ -93,8 +94,9 @@ def tiny_adapter(family: type[Adapter], seed: int = 0) -> Adapter:
             tags=list(TAGS),
             thresholds=[0.5] * len(TAGS),
         )
-        for network in (controlnet, tagger):
-            wake(network)
+        wake(controlnet)
+        for weight in controlnet.controlnet_cond_embedding.parameters():
+            nn.init.normal_(weight, std=CONDITION_STD)
     networks = {"unet": unet.eval(), "controlnet": controlnet.eval(), "tagger": tagger.eval()}
     return family(**tiny_stable_diffusion(seed), **networks, num_inference_steps=STEPS, process_size=SIDE)
 

@@ -12,11 +12,11 @@ gradients, in training mode, under autocast, while being compiled) the network i
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from resdiff.devices import is_hooked
 
@@ -28,20 +28,25 @@ class Recording:
     """One recorded call: fill `inputs`, replay, and `output` holds the result until the next replay."""
 
     inputs: list[Tensor]
-    output: Tensor
+    output: Any  # a tensor, or tensors in tuples, lists and dicts
     graph: torch.cuda.CUDAGraph
 
-    def replay(self, tensors: list[Tensor]) -> Tensor:
+    def replay(self, tensors: list[Tensor]) -> Any:
         """Return what the recorded call returns for other values of its tensors."""
         for static, value in zip(self.inputs, tensors, strict=True):
             static.copy_(value)
         self.graph.replay()
-        return self.output.clone()
+        return cloned(self.output)
 
 
 def tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """Return the tensors among the arguments of a call, in their order."""
-    return [value for value in chain(args, kwargs.values()) if isinstance(value, Tensor)]
+    """Return the tensors among and within the arguments of a call, in their order."""
+    return [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+
+
+def cloned(values: Any) -> Any:
+    """Return arguments or results with copies of their tensors."""
+    return tree_map_only(Tensor, Tensor.clone, values)
 
 
 def can_record(network: nn.Module, tensors: list[Tensor]) -> bool:
@@ -54,10 +59,9 @@ def can_record(network: nn.Module, tensors: list[Tensor]) -> bool:
     )
 
 
-def record(forward: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], pool: Any) -> Recording:
+def record(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], pool: Any) -> Recording:
     """Record `forward(*args, **kwargs)` into a graph. pool: of `torch.cuda.CUDAGraph.pool`, None: a new one."""
-    fixed_args = tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
-    fixed_kwargs = {name: v.clone() if isinstance(v, Tensor) else v for name, v in kwargs.items()}
+    fixed_args, fixed_kwargs = cloned(args), cloned(kwargs)
     inputs = tensors_of(fixed_args, fixed_kwargs)
     with torch.cuda.device(inputs[0].device):
         side = torch.cuda.Stream()
@@ -92,7 +96,7 @@ class GraphedForward:
         self._weights: Hashable = None
         self._lock = lock or threading.RLock()  # of all peers: they share the pool
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return self.forward(*args, **kwargs)
         tensors = tensors_of(args, kwargs)
@@ -141,8 +145,8 @@ def call_key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
     def described(value: Any) -> Hashable:
         return (value.shape, value.dtype, value.device) if isinstance(value, Tensor) else value
 
-    named = tuple((name, described(value)) for name, value in chain(enumerate(args), kwargs.items()))
-    return torch.is_inference_mode_enabled(), named
+    leaves, form = tree_flatten((args, kwargs))
+    return torch.is_inference_mode_enabled(), repr(form), tuple(map(described, leaves))
 
 
 def recorded_parts(networks: Iterable[nn.Module]) -> list[nn.Module]:

@@ -2,11 +2,14 @@
 
 import math
 import os
+from itertools import chain
 from pathlib import Path
 
 import psutil
 import torch
+from torch import nn
 
+ALIGNMENT = 64  # bytes, of torch's allocator for CPUs
 CGROUP = Path("/sys/fs/cgroup")
 # what torch says where it has no class of its own: the CPU's allocator, cuDNN and cuBLAS, Metal
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
@@ -58,6 +61,16 @@ def _files_in_memory(group: Path) -> int:
     sizes = {name: int(size) for name, size in lines}
     kinds = ("inactive_file", "active_file")
     return sum(sizes.get(f"total_{kind}", sizes.get(kind, 0)) for kind in kinds)
+
+
+def align(network: nn.Module) -> None:
+    """Move weights that lie at addresses as a file has them to ones as torch chooses.
+
+    Kernels differ by alignment: after it, a network that was saved and opened gives the same bits.
+    """
+    for tensor in chain(network.parameters(), network.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

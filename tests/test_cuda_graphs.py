@@ -37,9 +37,8 @@ class FakeRecording:
 
     def __init__(self, forward, args, kwargs, pool):
         FakeRecording.made += 1
-        fixed = [a.clone() if isinstance(a, Tensor) else a for a in args]
-        named = {k: v.clone() if isinstance(v, Tensor) else v for k, v in kwargs.items()}
-        self.inputs = cuda_graphs.tensors_of(tuple(fixed), named)
+        fixed, named = cuda_graphs.cloned(args), cuda_graphs.cloned(kwargs)
+        self.inputs = cuda_graphs.tensors_of(fixed, named)
         self.network = forward.__self__
         self.output = forward(*fixed, **named)
         self.graph = SimpleNamespace(pool=lambda: "pool of the first" if pool is None else pool, replay=self.compute)
@@ -107,6 +106,35 @@ def test_shapes_dtypes_and_options_have_recordings_of_their_own(recorder) -> Non
             assert torch.equal(network(x, **call), plain(network, x, **call))
     assert torch.equal(network(x[:1]), plain(network, x[:1]))
     assert recorder.made == 4 and len(stand_in.recordings) == 5
+
+
+@torch.no_grad()
+def test_tensors_within_lists_and_dicts_are_followed_and_results_may_be_several(recorder, monkeypatch) -> None:
+    network, _ = graphed()
+
+    def forward(self, x: Tensor, more: list[Tensor], named: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+        return [self.layer(y) for y in more], x + named["shift"]
+
+    def compute(self) -> None:
+        for old, new in zip(cuda_graphs.tree_leaves(self.output), cuda_graphs.tree_leaves(self.run()), strict=True):
+            old.copy_(new)
+
+    class Nested(FakeRecording):
+        def __init__(self, called, args, kwargs, pool):
+            fixed, named = cuda_graphs.cloned((args, kwargs))
+            self.inputs = cuda_graphs.tensors_of(fixed, named)
+            self.run = lambda: forward(network, *fixed, **named)
+            self.output = self.run()
+            self.graph = SimpleNamespace(pool=lambda: None, replay=lambda: compute(self))
+
+    monkeypatch.setattr(cuda_graphs, "record", Nested)
+    vars(network)["forward"].forward = forward.__get__(network)
+    kept = []
+    for i in range(4):
+        x, a, b = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(i))
+        kept.append((network(x, [a, b], named={"shift": a}), forward(network, x, [a, b], {"shift": a})))
+    for (found, last), (right, other) in kept:
+        assert torch.equal(last, other) and all(map(torch.equal, found, right))
 
 
 @torch.no_grad()

@@ -1,0 +1,248 @@
+"""SeeSR and AddSR on a tiny Stable Diffusion: tiles, seeds, batches, files, sizes; AddSR's self-refinement."""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from resdiff.pipelines import SRPipeline, seesr, tiny
+from resdiff.pipelines.addsr import AddSRPipeline
+from resdiff.pipelines.autoencoding import VaeTiles
+from resdiff.pipelines.seesr import SeeSRPipeline
+from resdiff.tiling import Gaussian, starts, tiled
+
+FACTOR = 8  # px per latent
+NAMES = ("seesr", "addsr")
+
+
+@pytest.fixture(params=NAMES)
+def adapter(request):
+    """Both families in turn."""
+    return request.getfixturevalue(request.param)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def smooth_photo(seed: int, height: int, width: int) -> Tensor:
+    """A photo without steps, (1, 3, height, width) in [0, 1]."""
+    coarse = torch.rand(1, 3, height // 5 + 1, width // 5 + 1, generator=seeded(seed))
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
+
+
+def run(pipe: SRPipeline, lr, **options) -> Tensor:
+    return pipe(lr, generator=seeded(), output_type="pt", **options).images
+
+
+# --- tiles -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_one_tile_is_the_untiled_image_bit_for_bit(adapter, published) -> None:
+    lr = smooth_photo(0, 24, 24)  # 12 x 12 latents
+    whole = run(adapter, lr, tile="off")
+    assert torch.equal(run(adapter, lr, tile=Gaussian(12, 4, published)), whole)
+    x = torch.randn(2, 4, 12, 12, generator=seeded())
+    assert torch.equal(tiled(lambda tiles, boxes: tiles, x, Gaussian(12, 4, published)), x)
+
+
+@pytest.mark.parametrize("size", [(12, 12), (9, 31), (40, 17), (5, 50)])
+@pytest.mark.parametrize("published", [False, True])
+def test_a_pointwise_operator_does_not_notice_the_tiles(size, published) -> None:
+    x = torch.randn(2, 3, *size, generator=seeded())
+    tiling = Gaussian(8, 3, published).on(*size)
+    torch.testing.assert_close(tiled(lambda tiles, boxes: tiles.sin() * 2, x, tiling), x.sin() * 2, rtol=0, atol=1e-6)
+
+
+def test_published_tiles_are_square_and_begin_to_cut_by_area() -> None:
+    tiling = Gaussian(8, 2, published=True)
+    assert not tiling.cuts(4, 16) and tiling.cuts(5, 13) and not Gaussian(8, 2).cuts(8, 8)
+    assert tiling.on(3, 40) == Gaussian(3, 2, published=True) and Gaussian(8, 2).on(3, 40) == Gaussian(8, 2)
+
+
+def border_gradient(image: Tensor, tiling: Gaussian) -> float:
+    """Mean absolute difference of neighbouring columns where tiles begin or end, over that elsewhere."""
+    latents = image.shape[-1] // FACTOR
+    begins = starts(latents, tiling.size, tiling.step)
+    edges = {edge for begin in begins for edge in (begin, begin + tiling.size) if 0 < edge < latents}
+    steps = (image[..., 1:] - image[..., :-1]).abs().mean(dim=(0, 1, 2))
+    at_border = torch.zeros(len(steps), dtype=torch.bool)
+    at_border[[edge * FACTOR - 1 for edge in edges]] = True
+    return float(steps[at_border].mean() / steps[~at_border].mean())
+
+
+def seam_ratio(pipe: SRPipeline, tile: int, seeds: int) -> float:
+    """Mean over seeds and both directions of `border_gradient` of results that `tile` (LR pixels) cuts."""
+    tiling, ratios = pipe.latent_tiles(tile), []
+    for seed in range(seeds):
+        lr = smooth_photo(seed, 48, 48)
+        image = pipe(lr, num_inference_steps=1, generator=seeded(seed), tile=tile, output_type="pt").images
+        ratios += [border_gradient(image, tiling), border_gradient(image.mT, tiling)]
+    return float(np.mean(ratios))
+
+
+def test_no_seam_shows_where_tiles_begin_and_end(adapter) -> None:
+    assert seam_ratio(adapter, tile=32, seeds=20) <= 1.05
+
+
+def test_a_seam_would_be_seen(monkeypatch) -> None:
+    torch.manual_seed(0)
+    tiling = Gaussian(8, 0)
+    image = torch.rand(1, 3, 64, 192).cumsum(-1) / 192
+    brighter = image.clone()
+    brighter[..., 64:128] += 0.05
+    assert border_gradient(image, tiling) < 1.05 < border_gradient(brighter, tiling)
+
+
+def test_the_order_of_the_tiles_changes_nothing(adapter, monkeypatch) -> None:
+    lr = smooth_photo(3, 40, 44)
+    expected = run(adapter, lr, tile=24)
+
+    def shuffled(fn, x, tiling, scale=1, tile_batch=1):
+        def anyhow(tiles, boxes):  # all tiles at once, computed one by one in a random order
+            parts = dict(enumerate(tiles.chunk(len(boxes))))
+            order = random.Random(0).sample(list(parts), len(parts))
+            done = {i: fn(parts[i], [boxes[i]]) for i in order}
+            return torch.cat([done[i] for i in sorted(done)])
+
+        return tiled(anyhow, x, tiling, scale, tile_batch=100)
+
+    from resdiff.pipelines import denoising
+
+    monkeypatch.setattr(denoising, "tiled", shuffled)
+    image = run(adapter, lr, tile=24)
+    assert torch.equal((image * 255).round(), (expected * 255).round())
+    torch.testing.assert_close(image, expected, rtol=0, atol=1e-5)
+
+
+def test_the_number_of_tiles_at_once_changes_nothing(adapter) -> None:
+    lr = smooth_photo(4, 36, 52)
+    torch.testing.assert_close(run(adapter, lr, tile=24, tile_batch=4), run(adapter, lr, tile=24), rtol=0, atol=1e-5)
+
+
+def test_tiles_are_said_in_pixels_of_the_input(adapter) -> None:
+    done = adapter([smooth_photo(0, 20, 24), smooth_photo(0, 40, 24)], tile=32, num_inference_steps=1)
+    assert done.tile_sizes == [None, 32]
+    assert adapter.latent_tiles("auto") == Gaussian(96, 32)
+    assert adapter.latent_tiles("reference") == Gaussian(96, 4, published=True)
+    assert adapter.latent_tiles("reference:64:8") == Gaussian(64, 8, published=True)
+
+
+def test_published_tiles_bring_the_published_autoencoders(adapter, monkeypatch) -> None:
+    used = []
+    monkeypatch.setattr(seesr, "encode", lambda vae, image, noise, tiling: used.append(tiling) or noise)
+    for tile in ("auto", "reference"):
+        adapter(smooth_photo(0, 20, 20), num_inference_steps=1, tile=tile)
+    assert used == ["auto", VaeTiles()]
+
+
+@pytest.mark.parametrize("family", [SeeSRPipeline, AddSRPipeline])
+def test_a_canvas_shorter_than_the_tile_along_one_side_gets_its_size(family, monkeypatch) -> None:
+    coarse = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D")}  # attention where there are fewer positions
+    monkeypatch.setattr(tiny, "UNET", tiny.UNET | coarse)
+    monkeypatch.setattr(tiny, "UP_BLOCKS", ("CrossAttnUpBlock2D", "UpBlock2D"))
+    pipe = tiny.tiny_adapter(family)
+    pipe.set_progress_bar_config(disable=True)
+    done = pipe(smooth_photo(1, 300, 400), num_inference_steps=1, guidance_scale=1.0, tile=310)
+    assert done.images[0].size == (1600, 1200) and done.tile_sizes == [310]
+
+
+# --- seeds, batches, files -------------------------------------------------------------------------------------------
+
+
+def test_a_batch_of_four_sizes_is_four_single_images(adapter) -> None:
+    sizes = [(16, 20), (24, 17), (16, 20), (31, 22)]
+    photos = [smooth_photo(i, *size)[0] for i, size in enumerate(sizes)]
+    generators = [seeded(i) for i in range(4)]
+    together = adapter(photos, "sharp fur", generator=generators).images
+    for i, photo in enumerate(photos):
+        alone = adapter(photo, "sharp fur", generator=seeded(i)).images[0]
+        assert np.abs(np.asarray(together[i], int) - np.asarray(alone, int)).max() <= 1
+
+
+def test_texts_of_other_lengths_are_not_in_one_batch(adapter) -> None:
+    photos = [smooth_photo(i, 16, 16)[0] for i in range(2)]
+    words = ["fur", ", ".join(["a very long text"] * 30)]
+    together = adapter(photos, words, generator=[seeded(), seeded()], long_prompt="chunk", output_type="pt").images
+    alone = adapter(photos[:1], words[0], generator=seeded(), long_prompt="chunk", output_type="pt").images
+    torch.testing.assert_close(together[:1], alone, rtol=0, atol=1e-5)
+    assert not torch.allclose(together[1:], alone, atol=1e-2)
+
+
+def test_the_same_seed_gives_the_same_image_and_another_another(adapter) -> None:
+    lr = smooth_photo(5, 16, 16)
+    again = [adapter(lr, generator=seeded(seed), output_type="pt").images for seed in (1, 1, 2)]
+    assert torch.equal(again[0], again[1]) and not torch.equal(again[0], again[2])
+
+
+def test_saved_and_opened_it_gives_the_same_image_bit_for_bit(adapter, tmp_path) -> None:
+    adapter.save_pretrained(tmp_path)
+    opened = SRPipeline.from_pretrained(tmp_path)
+    opened.set_progress_bar_config(disable=True)
+    assert type(opened) is type(adapter)
+    lr = smooth_photo(6, 18, 22)
+    first, second = (pipe(lr, "sharp fur", generator=seeded(), output_type="pt") for pipe in (adapter, opened))
+    assert torch.equal(first.images, second.images) and first.prompts == second.prompts
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (5, 3), (15, 40)])
+def test_small_images_are_enlarged_first_and_get_their_size(adapter, size) -> None:
+    image = adapter(np.zeros((*size, 3), np.uint8), num_inference_steps=1, output_type="pt").images
+    assert image.shape[-2:] == (4 * size[0], 4 * size[1])
+    latents = adapter(np.zeros((*size, 3), np.uint8), num_inference_steps=1, output_type="latent").images
+    assert latents.shape[1:] == adapter.latent_shape(*size) and min(latents.shape[-2:]) == 8
+
+
+# --- AddSR -----------------------------------------------------------------------------------------------------------
+
+
+def decodes(pipe, monkeypatch, **options) -> tuple[Tensor, int]:
+    """The latents of a call, and how often it decoded on the way."""
+    count = []
+    decode = pipe.decode
+    with monkeypatch.context() as patch:
+        patch.setattr(pipe, "decode", lambda *given: count.append(1) or decode(*given))
+        latents = pipe(smooth_photo(7, 16, 16), generator=seeded(), output_type="latent", **options).images
+    return latents, len(count)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_every_step_after_the_first_sees_the_decoded_prediction(addsr, monkeypatch, steps) -> None:
+    assert decodes(addsr, monkeypatch, num_inference_steps=steps)[1] == steps - 1
+    assert decodes(addsr, monkeypatch, num_inference_steps=steps, psr_weight=0)[1] == 0
+
+
+def test_the_weight_of_the_refinement_counts(addsr, monkeypatch) -> None:
+    none, some, much = (decodes(addsr, monkeypatch, psr_weight=weight)[0] for weight in (0, 0.4, 1))
+    assert (some - none).abs().max() > 1e-3 and (much - some).abs().max() > 1e-3
+
+
+def test_fewer_steps_are_the_first_of_the_four(addsr) -> None:
+    seen: dict[int, list[Tensor]] = {}
+
+    def note(pipe, step, timestep, tensors):
+        seen.setdefault(step, []).append(tensors["latents"])
+        assert timestep == (999, 749, 499, 249)[step]
+        return tensors
+
+    for steps in (2, 4):
+        addsr(smooth_photo(8, 16, 16), generator=seeded(), num_inference_steps=steps, callback_on_step_end=note)
+    assert all(torch.equal(*seen[step]) for step in (0, 1)) and len(seen) == 4
+
+
+def test_without_a_tagger_the_tokens_stay_and_the_condition_is_refined(addsr, monkeypatch) -> None:
+    blind = copy.copy(addsr)
+    blind.register_modules(tagger=None)
+    tokens = torch.randn(1, 5, 512, generator=seeded())
+    given = {"image_embeds": tokens, "tags": "cat"}
+    refined, count = decodes(blind, monkeypatch, **given)
+    plain, _ = decodes(blind, monkeypatch, psr_weight=0, **given)
+    assert count == 3 and (refined - plain).abs().max() > 1e-3
+    with pytest.raises(ValueError, match=r"opened without RAM and DAPE.*pass image_embeds="):
+        blind(smooth_photo(7, 16, 16))
+    with pytest.raises(ValueError, match=r"no tagger to find tags; pass tags="):
+        blind(smooth_photo(7, 16, 16), image_embeds=tokens)
