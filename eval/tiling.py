@@ -60,23 +60,20 @@ def seam_ratio(image: Tensor, tiling: Gaussian) -> float:
     return sum(ratios) / 2
 
 
-def latent_rows(seeds: int) -> list[tuple[str, float, float, float]]:
-    """Return (tiling, mean difference, seam ratio, that of the untiled images) over seeds."""
+def latent_rows(seeds: int) -> list[tuple[str, list[float]]]:
+    """Return (tiling, [mean difference, seam ratio, that of the untiled images]), means over seeds."""
     pipe: Any = tiny_adapter(SeeSRPipeline)
     pipe.set_progress_bar_config(disable=True)
-    sums = {name: [0.0, 0.0, 0.0] for name in TILINGS}
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in TILINGS}
     for seed in range(seeds):
         lr = smooth(seed, 3, 2 * TILE + 36, 2 * TILE + 36) / 2 + 0.5
-
-        def run(tile: Any, seed: int = seed, lr: Tensor = lr) -> Tensor:
-            return pipe(lr, tile=tile, generator=torch.Generator().manual_seed(seed), output_type="pt").images
-
-        whole = run("off")
+        run = partial(pipe, lr, output_type="pt")
+        whole = run(tile="off", generator=torch.Generator().manual_seed(seed)).images
         for name, tiling in TILINGS.items():
-            image = run(tiling)
-            found = ((image - whole).abs().mean() * 255, seam_ratio(image, tiling), seam_ratio(whole, tiling))
-            sums[name] = [total + float(x) for total, x in zip(sums[name], found, strict=True)]
-    return [(name, *(total / seeds for total in totals)) for name, totals in sums.items()]  # type: ignore[misc]
+            image = run(tile=tiling, generator=torch.Generator().manual_seed(seed)).images
+            difference = float((image - whole).abs().mean()) * 255
+            found[name].append((difference, seam_ratio(image, tiling), seam_ratio(whole, tiling)))
+    return [(name, [sum(column) / seeds for column in zip(*rows, strict=True)]) for name, rows in found.items()]
 
 
 def random_vae(seed: int) -> AutoencoderKL:
@@ -129,7 +126,7 @@ def main(args: argparse.Namespace) -> None:
         "| overlap of the latents' tiles | mean difference to untiled, grey levels | seam ratio | the untiled image's |"
     )
     print("|---|---|---|---|")
-    for name, difference, seam, without in latent_rows(args.seeds):
+    for name, (difference, seam, without) in latent_rows(args.seeds):
         print(f"| {name} | {difference:.2f} | {seam:.3f} | {without:.3f} |")
     print("\n| half | input | way | largest difference to untiled | mean |")
     print("|---|---|---|---|---|")

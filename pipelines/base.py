@@ -96,9 +96,12 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
 
         Args:
             model: None or "resdiff-small", "bicubic", a name of `resdiff models` (its files are downloaded into the
-                cache unless they lie there), a folder written by `save_pretrained`, or a published checkpoint file.
+                cache unless they lie there, or may not be), a folder written by `save_pretrained`, a published
+                checkpoint file, or SeeSR's or AddSR's folder as published.
             dtype: of the networks, float32 by default.
             known_as, vae_file: for published files, see `resdiff.checkpoints`; vae_file also beside a known name.
+            base, ram_file, dape_file: of SeeSR and AddSR, published or by name: Stable Diffusion (a folder, a single
+                file or an id of the hub) and the tagger's weights, where they do not lie beside the model.
             progress: whether a download shows a bar.
 
         Raises ValueError in one line for an unknown name, a file that cannot be used or cannot be had.
@@ -349,7 +352,7 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
     # --- steps of the call ---------------------------------------------------------------------------------------
 
     def check_inputs(self, call: Call) -> Call:
-        """Return `call` with the model's own scale and steps where there are none.
+        """Return `call` with the model's own scale, steps and options where there are none.
 
         Raises ValueError for what cannot be meant, in one line each; warns once about an unused prompt.
         """
@@ -377,7 +380,8 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
         steps = self.steps_taken(call.num_inference_steps, call.fidelity)
         if (call.prompt or call.negative_prompt) and not self.takes_prompt:
             self._warn_of_prompt(f"{type(self).__name__} takes no text; the prompt is not used")
-        return replace(call, scale=scale, num_inference_steps=steps)
+        options = self.options_type() if call.options is None else call.options
+        return replace(call, scale=scale, num_inference_steps=steps, options=options)
 
     def steer(self, call: Call, photos: Sequence[Photo]) -> tuple[Steering, list[str]]:
         """Embed what was said; return also the text of each result. Warns once about a text of unknown words alone."""

@@ -39,7 +39,7 @@ class Call:
     tile: Tile = "auto"
     tile_batch: int = 1
     output_type: OutputType = "pil"
-    options: Any = NoOptions()
+    options: Any = None  # of the family: its `options_type`
 
 
 def options_of(family: str, options_type: type, given: Mapping[str, Any]) -> Any:

@@ -123,7 +123,8 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
         super().__init__()
         width = text_encoder.config.hidden_size
         for name, network in (("unet", unet), ("controlnet", controlnet)):
-            if not getattr(network.config, "use_image_cross_attention", False):
+            ours = SeeSRUNet if name == "unet" else SeeSRControlNet
+            if not (isinstance(network, ours) and network.config.use_image_cross_attention):
                 raise ValueError(f"{name} has no image cross-attention; pass SeeSR's, not that of the base model")
             if network.config.cross_attention_dim != width:
                 raise ValueError(
@@ -348,7 +349,7 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
         """
         options: SeeSROptions = guidance.options
         scheduler = self.scheduler_of(options)
-        scheduler.set_timesteps(steps, device=image.device)
+        scheduler.set_timesteps(steps)  # on the CPU: a step that looks at them does not wait for the device
         begin = sum(int(t) > options.first_timestep for t in scheduler.timesteps)
         timesteps = scheduler.timesteps[begin * scheduler.order :]
         if not len(timesteps):
@@ -362,14 +363,14 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
         first = timesteps.new_tensor([options.first_timestep]) if is_ddpm else timesteps[:1]
         x = self.begin(image, noise, scheduler, first, options)
         denoise = self.denoiser(image, guidance)
-        x0 = x
+        x0, on_device = x, timesteps.to(image.device)
         for i, t in enumerate(self.progress_bar(timesteps)):
             if self.interrupt:
                 return x0
             is_controlled = options.control_guidance_start <= i / len(timesteps)
             is_controlled &= (i + 1) / len(timesteps) <= options.control_guidance_end
             weight = options.controlnet_conditioning_scale if is_controlled else 0.0
-            output = denoise(scheduler.scale_model_input(x, t), t, weight)
+            output = denoise(scheduler.scale_model_input(x, t), on_device[i], weight)
             x0 = self.predicted(scheduler, output, x, t)
             x = scheduler.step(output, t, x, **draws(scheduler, options.eta, noise, i + 1, x.shape)).prev_sample
             x = on_step(i, t, x, x0)
@@ -415,7 +416,7 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
         """Return the x_0 that the network's output at x_t means, for callbacks and for a call that is interrupted."""
         x = scheduler.scale_model_input(x, t)
         kind = scheduler.config.prediction_type
-        return predict_x0(output, x, scheduler.alphas_cumprod.to(x.device)[t.long()], kind)
+        return predict_x0(output, x, scheduler.alphas_cumprod[t.long()], kind)
 
     def decode(self, latents: Tensor, guidance: SeeSRGuidance | None = None) -> Tensor:
         """Return the float32 images of latents, about [-1, 1], not clamped."""

@@ -53,15 +53,16 @@ ALLOWED = {
     "losses": FIRST_ROW | {"diffusion", "models", "metrics"},
     "metrics": FIRST_ROW | {"checkpoints"},
     "pipelines": FIRST_ROW | {"diffusion", "schedulers", "models", "checkpoints", "text"},
-    "train": FIRST_ROW | {"diffusion", "schedulers", "models", "checkpoints", "pipelines", "data", "losses", "metrics"},
+    "train": FIRST_ROW
+    | {"diffusion", "schedulers", "models", "checkpoints", "text", "pipelines", "data", "losses", "metrics"},
     "runs": FIRST_ROW | {"checkpoints", "pipelines"},
 }
 ALLOWED["train"] |= {"runs"}
 ALLOWED["eval"] = ALLOWED["train"] | {"train"}
 ROOF = {"cli", "commands", "__init__", "__main__"}
 LIGHT_MODULES = (
-    "__init__ cli names sizes files/digest files/formats files/headers checkpoints/known checkpoints/cache checkpoints/download "
-    "checkpoints/records checkpoints/descriptions"
+    "__init__ cli names sizes files/digest files/formats files/headers checkpoints/known checkpoints/known_seesr "
+    "checkpoints/seesr_files checkpoints/cache checkpoints/download checkpoints/records checkpoints/descriptions"
 )
 LIGHT = (
     *(f"resdiff/{name}.py" for name in LIGHT_MODULES.split()),

@@ -8,8 +8,8 @@ import logging
 import os
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from resdiff.checkpoints.download import locked, part_files
 from resdiff.checkpoints.known import KNOWN, KnownAutoencoder, KnownModel, known_by_name, stem
@@ -77,7 +77,20 @@ def how_to_get(model: KnownModel, folder: Path | None = None) -> str:
     )
 
 
-def show_licence(model: KnownModel) -> None:
+class Licensed(Protocol):
+    """Something published: a model, a part of one, or what it builds upon."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def licence(self) -> str: ...
+
+
+def show_licence(model: Licensed) -> None:
     """Say on the log, once per model and cache, under which licence it comes."""
     marker = _licence_marker(model)
     if marker.exists():
@@ -86,24 +99,6 @@ def show_licence(model: KnownModel) -> None:
     with suppress(OSError):  # of a cache that cannot be written: it is shown again
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
-
-
-@dataclass(frozen=True)
-class Cached:
-    """What the cache has of a known model; None is not there."""
-
-    model: KnownModel
-    unet_file: Path | None
-    autoencoder_file: Path | None
-
-    @property
-    def is_complete(self) -> bool:
-        return self.unet_file is not None and self.autoencoder_file is not None
-
-
-def contents() -> list[Cached]:
-    """Return what the cache has of every known model, in the table's order. No file is opened."""
-    return [Cached(model, cached(model), cached(model.autoencoder)) for model in KNOWN.values()]
 
 
 def remove(name: str) -> list[Path]:
@@ -137,5 +132,5 @@ def _with_twins(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(twin for name in names for twin in (name, f"{stem(name)}.safetensors")))
 
 
-def _licence_marker(model: KnownModel) -> Path:
+def _licence_marker(model: Licensed) -> Path:
     return cache_dir() / ".licences" / model.name

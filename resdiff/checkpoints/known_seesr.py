@@ -9,8 +9,12 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
+from resdiff.checkpoints.known import KNOWN, KnownModel
+
 SEESR_DRIVE = "https://drive.google.com/drive/folders/12HXrRGEXUAnmHRaf0bIn-S8XSK4Ku0JO"
 ADDSR_DRIVE = "https://drive.google.com/file/d/19IB8vIdYeF65ixIvwIjZzPPuVka4sjec"
+NETWORKS = ("unet", "controlnet")  # folders of a published model
+FLAG = "use_image_cross_attention"  # of their config.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,9 @@ class KnownSeeSR:
     folder: str  # that holds unet/ and controlnet/
     url: str
     licence: str
+    num_inference_steps: int
+    guidance_scale: float
+    family: str = "SeeSRPipeline"  # the class that runs it
     base: KnownBase = SD2_BASE
     swaps_unet: bool = False  # takes the base's own UNet weights, and of the adapter's only the image attentions
     has_stray_names: bool = False  # its ControlNet may have weights of a module that was removed, of unknown name
@@ -109,6 +116,8 @@ _MODELS = (
         folder="seesr",
         url=SEESR_DRIVE,
         licence="Apache-2.0",
+        num_inference_steps=50,
+        guidance_scale=5.5,
     ),
     KnownSeeSR(
         name="seesr-turbo",
@@ -116,6 +125,8 @@ _MODELS = (
         folder="seesr",
         url=SEESR_DRIVE,
         licence="Apache-2.0",
+        num_inference_steps=2,
+        guidance_scale=1.0,
         base=SD_TURBO,
         swaps_unet=True,
     ),
@@ -125,6 +136,9 @@ _MODELS = (
         folder="addsr",
         url=ADDSR_DRIVE,
         licence="Apache-2.0",
+        num_inference_steps=4,
+        guidance_scale=1.0,
+        family="AddSRPipeline",
         has_stray_names=True,
     ),
 )
@@ -148,3 +162,13 @@ def seesr_by_folder(name: str) -> KnownSeeSR | None:
     """
     found = [model for model in (SEESR_MODELS["seesr"], SEESR_MODELS["addsr"]) if model.folder in name.lower()]
     return found[0] if len(found) == 1 else None
+
+
+def known_model(name: str) -> KnownModel | KnownSeeSR:
+    """Return the model called `name` of whichever family; raises ValueError that lists the names, the closest first."""
+    models: dict[str, KnownModel | KnownSeeSR] = {**KNOWN, **SEESR_MODELS}
+    if name not in models:
+        close = difflib.get_close_matches(name.lower(), models, n=3)
+        names = [*close, *(known for known in models if known not in close)]
+        raise ValueError(f"{name!r} is not a known model; choose one of {', '.join(names)}")
+    return models[name]

@@ -12,6 +12,7 @@ import torch
 from resdiff.checkpoints.cache import inside
 from resdiff.checkpoints.descriptions import json_object
 from resdiff.checkpoints.io import check_fit, read_shapes
+from resdiff.checkpoints.known_seesr import FLAG
 
 LARGEST = 2**20  # that an integer of a network's or scheduler's configuration may be; real ones stay far below
 LAYERS = ("num_res_blocks", "num_blocks", "swin_depth")  # options that count parts which have weights each
@@ -39,6 +40,20 @@ def check_component(folder: Path) -> None:
     tensors = sum(len(read_shapes(file)) for file in weight_files(folder))
     for config in sorted(folder.glob("*config.json")):
         check_numbers(config, json_object(config), tensors)
+
+
+def check_class(folder: Path, of: list[str]) -> None:
+    """Raise ValueError, one line, where a library's class would open a network with image attentions and ignore them.
+
+    of: library and class, as `model_index.json` names them.
+    """
+    config = folder / "config.json"
+    library, name = of
+    if not library.startswith("resdiff.") and config.is_file() and json_object(config).get(FLAG):
+        raise ValueError(
+            f"{folder} has {FLAG}, which {name} of {library} does not know; name a class of resdiff.models.seesr in "
+            "model_index.json, or convert the model again"
+        )
 
 
 def check_numbers(path: Path, config: dict[str, Any], tensors: int) -> None:

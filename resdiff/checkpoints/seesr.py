@@ -18,11 +18,12 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from resdiff.checkpoints.cache import cache_dir, find_file, show_licence
+from resdiff.checkpoints.cache import Licensed, cache_dir, find_file, show_licence
 from resdiff.checkpoints.folders import REFUSALS, build, read_config, read_weights
 from resdiff.checkpoints.io import CheckpointError, check_fit, load_strictly, read_shapes
 from resdiff.checkpoints.known_seesr import (
     DAPE_FILE,
+    FLAG,
     RAM_FILE,
     SEESR_MODELS,
     KnownSeeSR,
@@ -30,8 +31,16 @@ from resdiff.checkpoints.known_seesr import (
     seesr_by_name,
 )
 from resdiff.checkpoints.ram import load_ram
+from resdiff.checkpoints.seesr_files import (
+    cached_folder,
+    has_networks,
+    how_to_get,
+    how_to_get_tagger,
+    is_published_folder,
+    places_around,
+)
 from resdiff.checkpoints.stable_diffusion import Base, find_base, load_base
-from resdiff.checkpoints.tag_lists import TagLists, tag_lists
+from resdiff.checkpoints.tag_lists import TAGS, THRESHOLDS, TagLists, tag_lists
 from resdiff.models.ram import RAM
 from resdiff.models.seesr import SeeSRControlNet, SeeSRUNet
 from resdiff.schedulers.ddpm import DDPMScheduler
@@ -39,7 +48,6 @@ from resdiff.schedulers.ddpm import DDPMScheduler
 logger = logging.getLogger("resdiff")
 
 IMAGE_ATTENTIONS = ".image_attentions."  # in the names of what SeeSR adds to a UNet
-FLAG = "use_image_cross_attention"
 SHARED = ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block")  # by UNet and ControlNet
 
 
@@ -53,6 +61,12 @@ class Published:
     ram_file: Path | None  # without both of these there is no tagger
     dape_file: Path | None
 
+    @property
+    def licensed(self) -> list[Licensed]:
+        """What was published separately, each under its own licence."""
+        tagger = [RAM_FILE, DAPE_FILE] if self.ram_file and self.dape_file else []
+        return [self.known, self.base.known, *tagger]
+
 
 class Components(TypedDict):
     """The parts of a pipeline, networks in eval mode."""
@@ -64,11 +78,6 @@ class Components(TypedDict):
     tokenizer: CLIPTokenizer
     scheduler: DDPMScheduler
     tagger: RAM | None
-
-
-def is_published_folder(path: Path) -> bool:
-    """Whether a folder has the two networks and is not a saved pipeline."""
-    return _has_networks(path) and not (path / "model_index.json").is_file()
 
 
 def resolve(
@@ -104,7 +113,7 @@ def resolve(
     check_fit(unet, state, source=folder / "unet")
     controlnet, state = _controlnet(known, folder, shapes_only=True)
     check_fit(controlnet, state, source=folder / "controlnet")
-    places = [folder, folder.parent, cache_dir()]
+    places = places_around(folder)
     found_base = find_base(found.get("base"), known.base, places, with_unet=known.swaps_unet)
     if known.swaps_unet:
         unet, state = _swapped_unet(folder, found_base, shapes_only=True)
@@ -128,19 +137,24 @@ def in_cache(
 ) -> Published:
     """Find a model by its name in `cache_dir()`, where its folder has been put by hand; otherwise as `resolve`."""
     known = seesr_by_name(name)
-    folder = cache_dir() / known.folder
-    for path in (folder, folder / known.folder):  # the second: the downloaded folder of the Drive is put there as it is
-        if _has_networks(path):
-            return resolve([path], name, base=base, ram_file=ram_file, dape_file=dape_file)
-    raise CheckpointError(f"{name} is not in {cache_dir()}: {how_to_get(known)}")
+    if (folder := cached_folder(known)) is None:
+        raise CheckpointError(f"{name} is not in {cache_dir()}: {how_to_get(known)}")
+    return resolve([folder], name, base=base, ram_file=ram_file, dape_file=dape_file)
 
 
-def how_to_get(known: KnownSeeSR) -> str:
-    """Return one line: what of a model to download by hand from where, and where to put it."""
-    return (
-        f"download {known.url} by hand (Google Drive) and put its unet and controlnet into {cache_dir() / known.folder}, "
-        f"{_how_to_get_tagger()}; {known.base.name} is found there too or downloaded; {known.licence}"
-    )
+def complete(name: str) -> Published:
+    """As `in_cache`, after downloading what can be: the base and the lists of tags. The tagger must be there.
+
+    Raises CheckpointError, one line: something is missing, and where to get it, or does not fit.
+    """
+    published = in_cache(name)
+    if missing := _missing_tagger(published):
+        raise CheckpointError(f"{name} lacks {missing}: put {how_to_get_tagger()}")
+    for path, role in ((published.ram_file, "tagger"), (published.dape_file, "tagger's update")):
+        if path is not None and (found := _role(path)) != role:
+            raise CheckpointError(f"{path} is the {found}, not the {role}; download it again")
+    tag_lists(published.ram_file)
+    return published
 
 
 def load(published: Published, dtype: torch.dtype = torch.float32) -> Components:
@@ -150,7 +164,7 @@ def load(published: Published, dtype: torch.dtype = torch.float32) -> Components
     so. Raises CheckpointError.
     """
     known, folder, base = published.known, published.folder, published.base
-    show_licence(known)  # type: ignore[arg-type]  # reads name, url and licence
+    show_licence(known)
     components = load_base(base, dtype)
     unet, state = _swapped_unet(folder, base) if known.swaps_unet else _unet(folder)
     load_strictly(unet, state, source=folder / "unet", dtype=dtype)
@@ -167,20 +181,20 @@ def load(published: Published, dtype: torch.dtype = torch.float32) -> Components
     }
 
 
-def _has_networks(path: Path) -> bool:
-    return all((path / part / "config.json").is_file() for part in ("unet", "controlnet"))
-
-
 def _role(path: Path) -> str:
     """What something given is, by its content."""
     if path.is_dir():
-        if _has_networks(path):
+        if is_published_folder(path):
             return "model"
+        if has_networks(path):
+            raise CheckpointError(f"{path} is a saved pipeline already; use it as it is")
         if (path / "vae").is_dir() or (path / "text_encoder").is_dir():
             return "base"
-        inside = next((name for name in SEESR_MODELS if _has_networks(path / name)), None)
+        inside = next((name for name in SEESR_MODELS if has_networks(path / name)), None)
         hint = "the folder that holds unet/ and controlnet/" if inside is None else path / inside
         raise CheckpointError(f"{path} is neither of the SeeSR family nor Stable Diffusion; give {hint}")
+    if path.name in (TAGS, THRESHOLDS):
+        raise CheckpointError(f"{path} is not given by itself: it is found beside {RAM_FILE.file}; leave it out")
     names = read_shapes(path)
     if all(".lora_" in name for name in names):
         return "tagger's update"
@@ -248,21 +262,20 @@ def _tagger_file(given: str | Path | None, name: str, folders: Sequence[Path]) -
     return Path(given)
 
 
-def _how_to_get_tagger() -> str:
-    files = " and ".join(f"{part.file} ({part.url})" for part in (RAM_FILE, DAPE_FILE))
-    return f"{files} into {cache_dir()}"
+def _missing_tagger(published: Published) -> str:
+    """The tagger's files that are not there, "" if both are."""
+    wanted = ((published.ram_file, RAM_FILE), (published.dape_file, DAPE_FILE))
+    return " and ".join(part.file for path, part in wanted if path is None)
 
 
 def _tagger(published: Published, dtype: torch.dtype) -> RAM | None:
     if published.ram_file is None or published.dape_file is None:
-        wanted = ((published.ram_file, RAM_FILE), (published.dape_file, DAPE_FILE))
-        missing = " and ".join(part.file for path, part in wanted if path is None)
         logger.warning(
             "%s is loaded without its tagger, %s lacks: put %s, or pass tags and image_embeds yourself",
-            *(published.known.name, missing, _how_to_get_tagger()),
+            *(published.known.name, _missing_tagger(published), how_to_get_tagger()),
         )
         return None
-    show_licence(RAM_FILE)  # type: ignore[arg-type]
+    show_licence(RAM_FILE)
     lists: TagLists | tuple[None, None] = (None, None)
     try:
         lists = tag_lists(published.ram_file)

@@ -152,7 +152,7 @@ def load_base(base: Base, dtype: torch.dtype = torch.float32) -> BaseComponents:
 
     Raises CheckpointError; ValueError without open_clip, where the base comes without tokenizer.
     """
-    show_licence(base.known)  # type: ignore[arg-type]  # reads name, url and licence
+    show_licence(base.known)  # reads name, url and licence
     text_encoder = _load(base, "text_encoder", dtype)
     return {
         "vae": _load(base, "vae", dtype),
@@ -187,7 +187,7 @@ def _locate(where: str | Path | None, known: KnownBase, beside: Sequence[Path], 
         if (folder := hub.cached(repository)) is not None and is_whole(folder):
             return folder
     if not offline():
-        show_licence(known)  # type: ignore[arg-type]  # reads name, url and licence
+        show_licence(known)  # reads name, url and licence
     reasons = []
     for repository in known.mirrors if where is None else repositories:
         try:

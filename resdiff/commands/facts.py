@@ -1,15 +1,52 @@
-"""What is known of a model before its weights are read: from the table of published models, or a saved folder's index."""
+"""What is known of a model before its weights are read: from the tables of published models, or a saved folder's index."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from resdiff.checkpoints.descriptions import json_object, pipeline_description
-from resdiff.checkpoints.known import BUNDLED, BUNDLED_LICENCE, KNOWN, bundled_folder, known_by_file, known_by_name
+from resdiff.checkpoints.known import (
+    BUNDLED,
+    BUNDLED_LICENCE,
+    KNOWN,
+    KnownModel,
+    bundled_folder,
+    known_by_file,
+    known_by_name,
+)
+from resdiff.checkpoints.known_seesr import (
+    DAPE_FILE,
+    NETWORKS,
+    RAM_FILE,
+    SEESR_MODELS,
+    KnownSeeSR,
+    known_model,
+    seesr_by_folder,
+    seesr_by_name,
+)
+
+SCALES = {known.family: known.scale for known in SEESR_MODELS.values()}  # of families whose folders do not say it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A file or folder that belongs to a model."""
+
+    name: str
+    path: Path | None  # where it is; None: not here
+    url: str = ""  # where it is published
+    is_own: bool = True  # and not of another model, upon which it builds
+
+    @property
+    def files(self) -> list[Path]:
+        """Those that are here."""
+        if self.path is None or self.path.is_file():
+            return [] if self.path is None else [self.path]
+        return sorted(path for path in self.path.rglob("*") if path.is_file())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """A model as `resdiff info` tells it."""
+    """A model as `resdiff info` and `resdiff models` tell it."""
 
     name: str
     family: str
@@ -17,8 +54,19 @@ class Facts:
     steps: int | None  # None: as many as its schedule has
     multiple: int | None = None  # sides of the input are padded to it
     licence: str | None = None
-    files: list[Path] = field(default_factory=list)  # that are here
-    missing: list[str] = field(default_factory=list)  # URLs of those that are not
+    description: str = ""  # one line
+    parts: list[Part] = field(default_factory=list)
+    by_hand: str | None = None  # what to get from where, of models that cannot be downloaded
+
+    @property
+    def files(self) -> list[Path]:
+        """Those that are here."""
+        return [file for part in self.parts for file in part.files]
+
+    @property
+    def missing(self) -> list[Part]:
+        """Those that are not."""
+        return [part for part in self.parts if part.path is None]
 
 
 def facts_of(model: str | None, known_as: str | None = None) -> Facts | None:
@@ -26,47 +74,83 @@ def facts_of(model: str | None, known_as: str | None = None) -> Facts | None:
 
     Raises ValueError in one line for a folder that holds no pipeline.
     """
-    from resdiff.checkpoints.cache import cached
+    from resdiff.checkpoints.seesr_files import is_published_folder
 
     name = BUNDLED if model is None else model
-    if name == BUNDLED:
-        return _of_folder(bundled_folder(), name, BUNDLED_LICENCE)
+    path = bundled_folder() if name == BUNDLED else Path(name)
     if name == "bicubic":
         return Facts(name=name, family="BicubicPipeline", scale=4, steps=1, licence="Apache-2.0")
-    path = Path(name)
+    if is_published_folder(path):
+        adapter = seesr_by_folder(path.resolve().name) if known_as is None else seesr_by_name(known_as)
+        return None if adapter is None else _of_seesr(adapter, path)
     if path.is_dir():
-        return _of_folder(path, name, None)
+        return _of_saved(path, name)
     if path.is_file():
-        known = known_by_name(known_as) if known_as is not None else known_by_file(path)
-        here, missing = [path], []
-    elif name in KNOWN:
-        known = KNOWN[name]
-        parts = [(part, cached(part)) for part in (known, known.autoencoder)]
-        here = [file for _, file in parts if file is not None]
-        missing = [part.url for part, file in parts if file is None]
-    else:
-        return None
-    if known is None:
-        return None
+        known = known_by_file(path) if known_as is None else known_by_name(known_as)
+        return None if known is None else _of_resshift(known, [Part(name="network", path=path)])
+    return of_known(known_model(name)) if name in KNOWN or name in SEESR_MODELS else None
+
+
+def of_known(known: KnownModel | KnownSeeSR) -> Facts:
+    """Return what is known of a published model, and what of it is in the cache. No file is opened."""
+    from resdiff.checkpoints.cache import cached
+    from resdiff.checkpoints.seesr_files import cached_folder
+
+    if isinstance(known, KnownSeeSR):
+        return _of_seesr(known, cached_folder(known))
+    network = Part(name="network", path=cached(known), url=known.url)
+    autoencoder = Part(name="autoencoder", path=cached(known.autoencoder), url=known.autoencoder.url)
+    return _of_resshift(known, [network, autoencoder])
+
+
+def all_known() -> list[Facts]:
+    """Return `of_known` of every model in the tables."""
+    return [*map(of_known, KNOWN.values()), *map(of_known, SEESR_MODELS.values())]
+
+
+def _of_resshift(known: KnownModel, parts: list[Part]) -> Facts:
     return Facts(
         name=known.name,
         family="ResShiftPipeline",
         scale=known.scale,
         steps=known.num_inference_steps,
         licence=known.licence,
-        files=here,
-        missing=missing,
+        description=known.description,
+        parts=parts,
     )
 
 
-def _of_folder(folder: Path, name: str, licence: str | None) -> Facts:
-    index = folder / "model_index.json"
+def _of_seesr(known: KnownSeeSR, folder: Path | None) -> Facts:
+    """`folder`: with unet/ and controlnet/; None: it is not here."""
+    from resdiff.checkpoints.cache import find_file
+    from resdiff.checkpoints.seesr_files import found_base, how_to_get, places_around
+
+    places = places_around(folder)
+    networks = [Part(name=name, path=None if folder is None else folder / name, url=known.url) for name in NETWORKS]
+    tagger = [
+        Part(name=of.file, path=find_file([of.file], places), url=of.url, is_own=False) for of in (RAM_FILE, DAPE_FILE)
+    ]
+    base = Part(name=known.base.name, path=found_base(known.base, places), url=known.base.url, is_own=False)
+    return Facts(
+        name=known.name,
+        family=known.family,
+        scale=known.scale,
+        steps=known.num_inference_steps,
+        licence=f"{known.licence}; base {known.base.licence}",
+        description=known.description,
+        parts=[*networks, *tagger, base],
+        by_hand=how_to_get(known),
+    )
+
+
+def _of_saved(folder: Path, name: str) -> Facts:
     found = pipeline_description(folder)
     try:
-        family, scale = found["_class_name"], float(found["scale"])
+        family = found["_class_name"]
+        scale = float(found["scale"] if "scale" in found else SCALES[family])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{index} is not a pipeline description ({type(error).__name__}); write the folder again"
+            f"{folder / 'model_index.json'} is not a pipeline description ({type(error).__name__}); write the folder again"
         ) from error
     return Facts(
         name=name,
@@ -74,9 +158,14 @@ def _of_folder(folder: Path, name: str, licence: str | None) -> Facts:
         scale=scale,
         steps=found.get("num_inference_steps") or _schedule_steps(folder),
         multiple=found.get("padding_multiple"),
-        licence=licence,
-        files=sorted(path for path in folder.rglob("*") if path.is_file()),
+        licence=BUNDLED_LICENCE if name == BUNDLED else _licence_said(folder),
+        parts=[Part(name=folder.name, path=folder)],
     )
+
+
+def _licence_said(folder: Path) -> str | None:
+    card = folder / "README.md"
+    return f"see {card}" if card.is_file() else None
 
 
 def _schedule_steps(folder: Path) -> int | None:

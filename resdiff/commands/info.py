@@ -68,14 +68,17 @@ def _image(path: Path) -> list[tuple[str, str]]:
 def _model(what: str, known_as: str | None) -> list[tuple[str, str]]:
     facts = facts_of(what, known_as)
     if facts is None:
-        from resdiff.checkpoints.known import known_by_name
+        from resdiff.checkpoints.known_seesr import known_model
 
         path = Path(what)
-        if path.is_file():
-            raise ValueError(f"{printable(path)} is not a published file's name; say which model it is with --as NAME")
+        if path.exists():
+            kind = "folder" if path.is_dir() else "file"
+            raise ValueError(
+                f"{printable(path)} is not a published {kind}'s name; say which model it is with --as NAME"
+            )
         if path.suffix or len(path.parts) > 1:
             raise ValueError(f"{printable(path)} does not exist; check the name")
-        known_by_name(what)  # raises, with the closest name
+        known_model(what)  # raises, with the closest name
         raise AssertionError
     steps = "as its schedule" if facts.steps is None else str(facts.steps)
     return [
@@ -87,15 +90,17 @@ def _model(what: str, known_as: str | None) -> list[tuple[str, str]]:
         ("parameters", _parameters(facts)),
         ("licence", facts.licence or "unknown: see where it came from"),
         *(("file", f"{printable(file)}, {file.stat().st_size} bytes") for file in facts.files),
-        *(("not here", url) for url in facts.missing),
+        *(("not here", f"{part.name}: {part.url}") for part in facts.missing),
+        *([("by hand", facts.by_hand)] if facts.missing and facts.by_hand else []),
     ]
 
 
 def _parameters(facts: Facts) -> str:
-    """Return the number of parameters in the files that are here."""
+    """Return the number of parameters in the files that are here, without those of models it builds upon."""
     from resdiff.checkpoints.io import read_shapes
 
-    weights = [file for file in facts.files if file.suffix.lower() in CHECKPOINTS]
+    files = (file for part in facts.parts if part.is_own for file in part.files)
+    weights = [file for file in files if file.suffix.lower() in CHECKPOINTS]
     if not weights:
         return "unknown until it is fetched" if facts.missing else "none"
     count = sum(tensor.numel() for file in weights for tensor in read_shapes(file).values())

@@ -2,16 +2,15 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from resdiff.checkpoints.known import BUNDLED, BUNDLED_LICENCE, known_by_name
+from resdiff.checkpoints.known import BUNDLED, BUNDLED_LICENCE, KnownModel
+from resdiff.checkpoints.known_seesr import SEESR_MODELS, KnownSeeSR, known_model
+from resdiff.commands.facts import Facts, Part, all_known, of_known
 from resdiff.commands.messages import EXIT_CODES, one_line_errors, say_error, set_messages
 from resdiff.commands.options import Debug
-
-if TYPE_CHECKING:
-    from resdiff.checkpoints.cache import Cached
 
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of `resdiff models`.")]
 
@@ -23,21 +22,21 @@ def list_models(context: typer.Context) -> None:
     """List the models that `--model` and `--as` know by name, and what of them is in the cache."""
     if context.invoked_subcommand is not None:
         return
-    from resdiff.checkpoints.cache import cache_dir, contents
+    from resdiff.checkpoints.cache import cache_dir
 
-    models = contents()
+    models = all_known()
     rows = [
         (BUNDLED, "x4", "here", BUNDLED_LICENCE, "comes with the package, the default"),
         ("bicubic", "x4", "here", "-", "plain interpolation, to compare with"),
-        *((m.model.name, f"x{m.model.scale}", _state(m), m.model.licence, m.model.description) for m in models),
+        *((m.name, f"x{m.scale}", _state(m), m.licence or "-", m.description) for m in models),
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for *columns, description in rows:
         typer.echo("  ".join([text.ljust(width) for text, width in zip(columns, widths, strict=True)] + [description]))
-    files = {file for model in models for file in (model.unet_file, model.autoencoder_file) if file is not None}
+    files = {file for model in models for file in model.files if file.is_relative_to(cache_dir())}
     typer.echo(
         f"\nIn {cache_dir()} ($RESDIFF_CACHE): {len(files)} files, {_megabytes(files)}. A model is fetched when it is "
-        "first used, or by resdiff models fetch NAME."
+        f"first used, or by resdiff models fetch NAME; for {', '.join(SEESR_MODELS)} that says what to get by hand."
     )
 
 
@@ -48,21 +47,17 @@ def fetch(names: Names, debug: Debug = False) -> None:
     failed = False
     with one_line_errors(debug):
         from resdiff.checkpoints.cache import cache_dir
-        from resdiff.checkpoints.fetch import fetch as fetch_files
-        from resdiff.checkpoints.fetch import verify
 
-        for known in [known_by_name(name) for name in names]:  # all names before the first download
+        for known in [known_model(name) for name in names]:  # all names before the first download
             try:
-                fetch_files(known.name)
-                published = verify(known.name)
+                _fetch(known)
             except ValueError as error:
                 if debug:
                     raise
                 say_error(error)
                 failed = True
                 continue
-            files = (published.unet_file, published.autoencoder_file)
-            said = " and ".join(f"{file.name} ({_megabytes([file])})" for file in files)
+            said = " and ".join(f"{_called(part)} ({_megabytes(part.files)})" for part in of_known(known).parts)
             typer.echo(f"{known.name}: verified {said} in {cache_dir()}")
     raise typer.Exit(int(failed))
 
@@ -74,7 +69,7 @@ def rm(names: Names, debug: Debug = False) -> None:
     with one_line_errors(debug):
         from resdiff.checkpoints.cache import cache_dir, cached, others_with, remove
 
-        for known in [known_by_name(name) for name in names]:
+        for known in [_removable(name) for name in names]:
             removed = remove(known.name)
             said = f"deleted {', '.join(file.name for file in removed)}" if removed else "nothing to delete"
             if (vae := cached(known.autoencoder)) is not None:
@@ -82,11 +77,35 @@ def rm(names: Names, debug: Debug = False) -> None:
             typer.echo(f"{known.name}: {said} in {cache_dir()}")
 
 
-def _state(model: "Cached") -> str:
-    """Return what the cache has of a model, e.g. "696 MB"; the autoencoder counts for each model that has it."""
-    if model.is_complete:
-        return _megabytes([file for file in (model.unet_file, model.autoencoder_file) if file is not None])
-    return "-" if model.unet_file is None else "no autoencoder"
+def _fetch(known: KnownModel | KnownSeeSR) -> None:
+    """Download what of a model can be, and verify it; raises ValueError, one line, also on what is to be got by hand."""
+    if isinstance(known, KnownSeeSR):
+        from resdiff.checkpoints.seesr import complete
+
+        complete(known.name)
+    else:
+        from resdiff.checkpoints.fetch import fetch, verify
+
+        fetch(known.name)
+        verify(known.name)
+
+
+def _removable(name: str) -> KnownModel:
+    known = known_model(name)
+    if isinstance(known, KnownSeeSR):
+        raise ValueError(f"{name} was put into the cache by hand; delete its folder {known.folder} there by hand")
+    return known
+
+
+def _state(model: Facts) -> str:
+    """Return what is here of a model, e.g. "696 MB"; what several models need counts for each of them."""
+    if not model.missing:
+        return _megabytes(model.files)
+    return "-" if model.parts[0].path is None else f"no {', '.join(part.name for part in model.missing)}"
+
+
+def _called(part: Part) -> str:
+    return part.path.name if part.path is not None and part.path.is_file() else part.name
 
 
 def _megabytes(files: Collection[Path]) -> str:

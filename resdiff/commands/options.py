@@ -13,6 +13,10 @@ COLOR_FIXES = ("auto", "none", "adain", "wavelet", "luma")
 
 Debug = Annotated[bool, typer.Option("--debug", envvar="RESDIFF_DEBUG", help="Show tracebacks and library messages.")]
 KnownAs = Annotated[str | None, typer.Option("--as", help="Treat the published file(s) as this model of `models`.")]
+Base = Annotated[
+    str | None,
+    typer.Option(help="Stable Diffusion that SeeSR adapts: folder, file or repository of the Hugging Face hub."),
+]
 MaxPixels = Annotated[
     int | None, typer.Option(min=1, help="Of an input; against files made to exhaust memory. [89478485]")
 ]

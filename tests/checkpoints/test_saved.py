@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from resdiff.checkpoints.saved import check_component, check_numbers, is_component
+from resdiff.checkpoints.saved import check_class, check_component, check_numbers, is_component
 from resdiff.pipelines import SRPipeline
 
 
@@ -53,6 +53,18 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path) -> None:
     os.mkfifo(folder / "config.json")
     with pytest.raises(ValueError, match=r"config\.json is no regular file"):
         check_component(folder)
+
+
+def test_a_stock_class_is_not_for_networks_with_image_attentions(tmp_path) -> None:
+    folder = component(tmp_path / "unet", use_image_cross_attention=True)
+    check_class(folder, ["resdiff.models.seesr", "SeeSRUNet"])
+    with pytest.raises(
+        ValueError, match=r"unet has use_image_cross_attention, which UNet2DConditionModel of diffusers"
+    ) as caught:
+        check_class(folder, ["diffusers", "UNet2DConditionModel"])
+    assert "\n" not in str(caught.value)
+    check_class(component(tmp_path / "off", use_image_cross_attention=False), ["diffusers", "UNet2DConditionModel"])
+    check_class(tmp_path, ["transformers", "CLIPTokenizer"])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from resdiff.checkpoints import seesr
 from resdiff.checkpoints.io import CheckpointError
 from resdiff.checkpoints.known_seesr import ADDSR_DRIVE, SCHEDULE, SEESR_DRIVE, SEESR_MODELS, seesr_by_folder
-from resdiff.checkpoints.seesr import in_cache, is_published_folder, load, resolve
+from resdiff.checkpoints.seesr import complete, in_cache, load, resolve
+from resdiff.checkpoints.seesr_files import is_published_folder
 from resdiff.models.ram import RAM
 from resdiff.models.seesr import SeeSRControlNet, SeeSRUNet
 from resdiff.schedulers.ddpm import DDPMScheduler
@@ -217,6 +218,27 @@ def test_a_saved_pipeline_is_no_published_folder(models):
     assert not is_published_folder(models / "stable-diffusion-2-base")
     write(models / "seesr" / "model_index.json", {})
     assert not is_published_folder(models / "seesr")
+    with pytest.raises(CheckpointError, match="seesr is a saved pipeline already; use it as it is"):
+        resolve([models / "seesr"])
+
+
+def test_a_model_is_complete_with_tagger_and_lists(models, monkeypatch):
+    monkeypatch.setenv("RESDIFF_CACHE", str(models))
+    assert complete("seesr-turbo").base.path == models / "sd-turbo"
+    (models / "ram_tag_list.txt").rename(models / "list.txt")
+    with pytest.raises(CheckpointError, match=r"offline, and ram_tag_list\.txt and .* are not here"):
+        complete("seesr")
+    (models / "DAPE.pth").unlink()
+    with pytest.raises(CheckpointError, match=r"seesr lacks DAPE\.pth: put ram_swin_large_14m\.pth \(https"):
+        complete("seesr")
+
+
+def test_what_was_published_separately_has_a_licence_of_its_own(models):
+    assert [part.name for part in resolve([models / "addsr"]).licensed] == [
+        *("addsr", "stable-diffusion-2-base", "recognize-anything", "dape")
+    ]
+    (models / "DAPE.pth").unlink()
+    assert [part.name for part in resolve([models / "seesr"], "seesr-turbo").licensed] == ["seesr-turbo", "sd-turbo"]
 
 
 # --- what is loaded ------------------------------------------------------------------------------------------------
@@ -390,6 +412,8 @@ def test_what_is_given_twice_or_is_something_else_is_refused(models):
         resolve([models])
     with pytest.raises(CheckpointError, match="give the folder that holds unet/ and controlnet/"):
         resolve([models / "seesr" / "unet"])
+    with pytest.raises(CheckpointError, match=r"threshold\.txt is not given by itself: it is found beside ram_swin"):
+        resolve([models / "seesr", models / "ram_tag_list_threshold.txt"])
     with pytest.raises(CheckpointError, match="is SeeSR, not its base"):
         resolve([models / "seesr"], base=models / "addsr")
     with pytest.raises(CheckpointError, match=r"no\.pth is not a file; give DAPE\.pth"):

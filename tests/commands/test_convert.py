@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from resdiff.checkpoints.known import KNOWN
 from resdiff.commands.convert import convert_checkpoints
 
 command = importlib.import_module("resdiff.commands.convert")
@@ -19,9 +20,9 @@ def names_below(folder: Path) -> list[str]:
 @pytest.fixture
 def published(monkeypatch):
     """Stands in for a pipeline read from published files; `fail` is raised while it is saved."""
-    from resdiff.pipelines.resshift import ResShiftPipeline
 
     class Published:
+        known = KNOWN["sinsr-v1"]
         fail = None
 
         def save_pretrained(self, folder):
@@ -32,12 +33,16 @@ def published(monkeypatch):
 
     pipe = Published()
 
-    def from_published(found, dtype):
-        pipe.arguments = (*found, dtype)
+    def resolve(*arguments, base):
+        pipe.arguments = (*arguments, base)
         return pipe
 
-    monkeypatch.setattr("resdiff.checkpoints.resshift.resolve", lambda files, known_as: (files, known_as))
-    monkeypatch.setattr(ResShiftPipeline, "from_published", from_published)
+    def from_published(found, dtype):
+        pipe.arguments += (dtype,)
+        return found
+
+    monkeypatch.setattr("resdiff.pipelines.opening.resolve", resolve)
+    monkeypatch.setattr("resdiff.pipelines.opening.from_published", from_published)
     return pipe
 
 
@@ -46,9 +51,10 @@ def test_converted_checkpoints_appear_whole_or_not_at_all(tmp_path, published):
     file.write_bytes(b"")
     (tmp_path / "empty").mkdir()
     for out in ("new", "deep/er", "empty"):
-        convert_checkpoints([file], tmp_path / out, "sinsr-v1", "fp16")
-        assert names_below(tmp_path / out) == ["model_index.json"]
-    assert published.arguments == ([file], "sinsr-v1", torch.float16)
+        assert convert_checkpoints([file], tmp_path / out, "sinsr-v1", "fp16") == [KNOWN["sinsr-v1"]]
+        assert names_below(tmp_path / out) == ["README.md", "model_index.json"]
+    assert published.arguments == ([file], "sinsr-v1", None, torch.float16)
+    assert "| sinsr-v1 | NTU S-Lab License 1.0, non-commercial | https" in (tmp_path / "new" / "README.md").read_text()
     published.fail = KeyboardInterrupt()
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(KeyboardInterrupt):
@@ -64,8 +70,6 @@ def test_convert_refuses_what_it_would_overwrite_and_what_is_missing(tmp_path, p
             convert_checkpoints([file], out, None, "fp32")
     with pytest.raises(ValueError, match=r"none\.pth does not exist"):
         convert_checkpoints([tmp_path / "none.pth"], tmp_path / "out", None, "fp32")
-    with pytest.raises(ValueError, match="is a folder; pass a file"):
-        convert_checkpoints([tmp_path], tmp_path / "out", None, "fp32")
     with pytest.raises(ValueError, match=r"cannot be made: .* is a file; choose another"):
         convert_checkpoints([file], file / "out", None, "fp32")
 
@@ -81,10 +85,13 @@ def test_a_folder_that_fails_to_be_written_is_named_and_nothing_is_left(tmp_path
 
 def test_convert_takes_files_and_then_the_folder(resdiff, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(command, "convert_checkpoints", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(
+        command, "convert_checkpoints", lambda *arguments: calls.append(arguments) or [KNOWN["sinsr-v1"]]
+    )
     result = resdiff("convert", "a.pth", "b.pth", tmp_path / "out", "--as", "sinsr-v1", "--dtype", "fp16")
     assert result.exit_code == 0 and str(tmp_path / "out") in result.stdout
-    assert calls == [([Path("a.pth"), Path("b.pth")], tmp_path / "out", "sinsr-v1", "fp16")]
+    assert result.stdout.startswith("sinsr-v1: NTU S-Lab License 1.0, non-commercial\n")
+    assert calls == [([Path("a.pth"), Path("b.pth")], tmp_path / "out", "sinsr-v1", "fp16", None)]
 
 
 def test_bad_conversions_are_one_line_and_exit_code_2(refusal, tmp_path):
@@ -98,6 +105,8 @@ def test_bad_conversions_are_one_line_and_exit_code_2(refusal, tmp_path):
         ((a, tmp_path / "full"), "full exists and is not an empty folder; choose another"),
         ((a, out, "--dtype", "bf16"), "dtype is 'bf16'; choose fp32, fp16"),
         ((a, out), "a.pth"),
+        ((a, out, "--base", "x"), "base is x, but only a folder of the SeeSR family has one; leave it out"),
+        ((tmp_path / "full", out), "full is neither of the SeeSR family nor Stable Diffusion"),
     ):
         assert message in refusal("convert", *arguments)
     assert sorted(os.listdir(tmp_path)) == ["a.pth", "full"]

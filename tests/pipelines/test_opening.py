@@ -90,7 +90,7 @@ def test_a_folder_whose_weights_lack_a_name_or_have_one_too_many_is_refused(tmp_
 
 @pytest.mark.parametrize("model", [None, "bicubic"])
 def test_options_of_published_files_are_refused_where_they_mean_nothing(model) -> None:
-    with pytest.raises(ValueError, match="known_as and vae_file are for published files"):
+    with pytest.raises(ValueError, match="known_as: for published files and folders only"):
         SRPipeline.from_pretrained(model, known_as="sinsr-v1")
 
 
