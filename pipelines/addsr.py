@@ -8,6 +8,7 @@ the four, and large canvases are tiled as SeeSR's (the published branch for them
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -17,9 +18,11 @@ from resdiff.models.ram import RAM, tagger_input_bicubic
 from resdiff.models.seesr import SeeSRControlNet, SeeSRUNet
 from resdiff.noise import Noise
 from resdiff.pipelines.base import OnStep
-from resdiff.pipelines.seesr import SeeSRGuidance, SeeSRPipeline
+from resdiff.pipelines.seesr import SeeSRPipeline, checked_scheduler
+from resdiff.pipelines.seesr_guidance import SeeSRGuidance
 from resdiff.pipelines.seesr_options import AddSROptions
 from resdiff.schedulers.ddpm import DDPMScheduler
+from resdiff.schedulers.named import scheduler_named
 from resdiff.text.prompts import ADDSR_ADDED_PROMPT, NEGATIVE_PROMPT
 
 TIMESTEPS = (999, 749, 499, 249)  # those it was distilled at
@@ -69,21 +72,26 @@ class AddSRPipeline(SeeSRPipeline):
         and nothing is decoded on the way.
         """
         options = guidance.options
-        timesteps = self.scheduler.timesteps.new_tensor(TIMESTEPS[:steps]).to(image.device)
-        alphas_cumprod = self.scheduler.alphas_cumprod.to(image.device)
-        x = x0 = self.begin(image, noise, self.scheduler, timesteps[:1], options)
+        scheduler = self.scheduler_of(options)
+        timesteps = torch.tensor(TIMESTEPS[:steps], device=image.device)
+        alphas_cumprod = scheduler.alphas_cumprod.to(image.device)
+        x = x0 = self.begin(image, noise, scheduler, timesteps[:1], options)
         denoise = self.denoiser(image, guidance)
         for i, t in enumerate(self.progress_bar(timesteps)):
             if self.interrupt:
                 break
             if i > 0:
-                x = self.scheduler.add_noise(x0, noise(i, x.shape), t[None])
+                x = scheduler.add_noise(x0, noise(i, x.shape), t[None])
                 if options.psr_weight > 0 or i == 1:  # without a prediction in it, it is the same in all later steps
                     denoise = replace(denoise, **self.refined(image, x0, guidance))
             output = denoise(x, t, options.controlnet_conditioning_scale)
-            x0 = predict_x0(output, x, alphas_cumprod[t], self.scheduler.config.prediction_type)
+            x0 = predict_x0(output, x, alphas_cumprod[t], scheduler.config.prediction_type)
             x0 = on_step(i, t, x0, x0)
         return x0
+
+    def scheduler_of(self, options: Any) -> DDPMScheduler:
+        """Return DDPM with the noise levels of the pipeline's scheduler, whichever sampler that is: AddSR is its own."""
+        return scheduler_named("ddpm", checked_scheduler(self.scheduler).config)
 
     def refined(self, image: Tensor, x0: Tensor, guidance: SeeSRGuidance) -> dict[str, Any]:
         """Return what the prediction x_0 makes of the denoiser's condition and, where there is a tagger, of its tokens."""

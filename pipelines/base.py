@@ -470,10 +470,13 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
     def from_pipe(cls, pipeline: DiffusionPipeline, *, dtype: torch.dtype | None = None, **changes: Any) -> Self:
         """As diffusers': another pipeline around the same components, other options or components given by name.
 
-        Unlike diffusers', which casts the shared networks to float32, their dtypes stay unless `dtype` is given.
+        Of a pipeline of another class its options are not taken, such as AddSR's steps and prompts for SeeSR. Unlike
+        diffusers', which casts the shared networks to float32, their dtypes stay unless `dtype` is given.
         """
         if cls is SRPipeline:
             return type(pipeline).from_pipe(pipeline, dtype=dtype, **changes)
-        _, options = cls._get_signature_keys(cls)
-        new = cls(**pipeline.components | {name: pipeline.config[name] for name in options} | changes)
+        modules, names = cls._get_signature_keys(cls)
+        parts = {name: part for name, part in pipeline.components.items() if name in modules}
+        options = {name: pipeline.config[name] for name in names} if type(pipeline) is cls else {}
+        new = cls(**parts | options | changes)
         return new if dtype is None else new.to(dtype=dtype)

@@ -9,6 +9,7 @@ import torch
 from diffusers.hooks import apply_group_offloading
 from torch import nn
 
+from resdiff.attention import Backend, set_attention_backend
 from resdiff.cuda_graphs import disable_cuda_graphs, enable_cuda_graphs, forget_recordings
 from resdiff.memory import give_back
 
@@ -17,6 +18,7 @@ class ComponentsMixin:
     """Goes before `DiffusionPipeline` among the bases of a pipeline."""
 
     components: dict[str, Any]
+    _execution_device: torch.device
     _exclude_from_cpu_offload: list[str]
 
     @property
@@ -28,6 +30,25 @@ class ComponentsMixin:
     def image_networks(self) -> list[nn.Module]:
         """Those that run for every image, tile or step, so that compiling and recording them pays."""
         return [network for network in self.networks if network is not self.components.get("text_encoder")]
+
+    def set_attention(self, backend: Backend) -> Backend:
+        """Choose how attention is computed: "sdpa" (torch's kernels, the default), "xformers" or "eager" (the formula).
+
+        Returns what is active: "sdpa" where xformers is not installed or does not run on the pipeline's device, which
+        the log says. For networks of our own the choice holds in the whole process, see `resdiff.attention`; for those
+        of diffusers, and the text encoder, which has no xformers, in this pipeline. Raises ValueError for another name.
+        """
+        from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, XFormersAttnProcessor
+
+        processors: Any = {"sdpa": AttnProcessor2_0, "xformers": XFormersAttnProcessor, "eager": AttnProcessor}
+        active = set_attention_backend(backend, self._execution_device)
+        for network in self.networks:
+            processed: Any = network
+            if hasattr(network, "set_attn_processor"):  # diffusers'
+                processed.set_attn_processor(processors[active]())
+            elif hasattr(network, "set_attn_implementation"):  # transformers'
+                processed.set_attn_implementation("eager" if active == "eager" else "sdpa")
+        return active
 
     def compile_networks(self, **kwargs: Any) -> None:
         """Compile the blocks that a network repeats, or the parts of one that names none; arguments of `torch.compile`."""

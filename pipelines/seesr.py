@@ -9,9 +9,9 @@ latents of a large canvas are tiled with more overlap unless tile="reference".
 import inspect
 import logging
 import warnings
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL
@@ -24,7 +24,7 @@ from resdiff.diffusion.gaussian import predict_x0
 from resdiff.fingerprint import fingerprint
 from resdiff.images import Photo
 from resdiff.models.ram import RAM, tagger_input
-from resdiff.models.seesr import SeeSRControlNet, SeeSRUNet
+from resdiff.models.seesr import IMAGE_DIM, SeeSRControlNet, SeeSRUNet
 from resdiff.noise import Noise
 from resdiff.pipelines.autoencoding import VaeTiles, decode, encode, vae_factor
 from resdiff.pipelines.base import OnStep, SRPipeline
@@ -32,62 +32,19 @@ from resdiff.pipelines.call import Call, Tile
 from resdiff.pipelines.denoising import Denoiser
 from resdiff.pipelines.guidance import one_per_result
 from resdiff.pipelines.inputs import enlarged_size
+from resdiff.pipelines.loras import check_lora, scaled_lora
+from resdiff.pipelines.seesr_guidance import LR_PER_LATENT, SeeSRGuidance, given_rows, latent_tiles
 from resdiff.pipelines.seesr_options import AdapterOptions, SeeSROptions
 from resdiff.resize import bicubic
-from resdiff.schedulers.ddpm import DDPMScheduler
+from resdiff.schedulers.ddpm import DDPMScheduler, StockDDPMScheduler
 from resdiff.schedulers.named import scheduler_named
 from resdiff.text.clip import encode_text, equal_lengths
 from resdiff.text.prompts import ADDED_PROMPT, NEGATIVE_PROMPT
 from resdiff.text.tags import read_tags, tags_key, write_tags
-from resdiff.tiling import Gaussian
 
 logger = logging.getLogger(__name__)
 
 POSTERIOR = -1  # the draw of the autoencoder's posterior; 0 begins the chain, 1.. are its steps
-TILE, OVERLAP = 96, 32  # latents
-PUBLISHED_TILE, PUBLISHED_OVERLAP = 96, 4
-
-
-@dataclass(frozen=True)
-class SeeSRGuidance:
-    """What steers a chain beside its image: rows of embeddings, one for each result, and the options of the call."""
-
-    prompt_embeds: tuple[Tensor, ...]  # each (1, L, C)
-    negative_prompt_embeds: tuple[Tensor, ...] | None  # None: no classifier-free guidance
-    image_embeds: tuple[Tensor, ...]  # each (1, N, 512)
-    scale: float
-    tiles: Gaussian | None
-    tile_batch: int
-    options: AdapterOptions
-
-    def of_images(self, indices: Sequence[int]) -> Self:
-        """Return that of some of the results."""
-
-        def chosen(rows: tuple[Tensor, ...] | None) -> Any:
-            return None if rows is None else tuple(rows[i] for i in indices)
-
-        return replace(
-            self,
-            prompt_embeds=chosen(self.prompt_embeds),
-            negative_prompt_embeds=chosen(self.negative_prompt_embeds),
-            image_embeds=chosen(self.image_embeds),
-        )
-
-    def of_tiles(self, count: int) -> Self:
-        """The canvas is never cut, its latents are."""
-        return self
-
-    def kind(self, index: int) -> Hashable:
-        """Texts of one length may run in one batch."""
-        return self.prompt_embeds[index].shape[1]
-
-    def tile_side(self, height: int, width: int) -> int | None:
-        """Return the side of the latents' tiles in LR pixels, None if they are not cut."""
-        latents = height // LR_PER_LATENT, width // LR_PER_LATENT
-        return None if self.tiles is None or not self.tiles.cuts(*latents) else self.tiles.size * LR_PER_LATENT
-
-
-LR_PER_LATENT = 2  # LR pixels along a latent's side: x4 and an autoencoder of factor 8
 
 
 class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin):
@@ -174,28 +131,13 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
 
     def as_tiling(self, tile: Tile, tile_batch: int = 1) -> None:
         """The canvas is never cut, its latents are; raises ValueError for a tile that cannot be meant."""
-        self.latent_tiles(tile)
-
-    def latent_tiles(self, tile: Any) -> Gaussian | None:
-        """Return the tiling of the latents that `tile` means: a size in LR pixels, "auto", "off", "reference" or a `Gaussian`."""
-        if tile == "off" or isinstance(tile, Gaussian):
-            return None if tile == "off" else tile
-        if tile == "auto":
-            return Gaussian(TILE, OVERLAP)
-        if isinstance(tile, int) and not isinstance(tile, bool) and tile >= 2 * LR_PER_LATENT:
-            size = tile // LR_PER_LATENT
-            return Gaussian(size, size // 3)
-        if isinstance(tile, str) and tile.startswith("reference"):
-            return published_tiles(tile)
-        raise ValueError(
-            f'tile={tile!r} is unknown; use "auto", "off", a size in pixels of lr, "reference[:latents[:overlap]]" or a '
-            "Gaussian"
-        )
+        latent_tiles(tile)
 
     def check_inputs(self, call: Call) -> Call:
-        """As for every family; also that what is needed for tags and embeddings is there."""
+        """As for every family; also that the scheduler is one, and what is needed for tags and embeddings is there."""
         call = super().check_inputs(call)
         options: AdapterOptions = call.options
+        self.scheduler_of(options)
         if self.tagger is None and options.image_embeds is None:
             raise ValueError(
                 "this model was opened without RAM and DAPE, which look at the image; pass image_embeds= (B, N, 512), or "
@@ -226,9 +168,10 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
         options: AdapterOptions = call.options
         results = len(photos) * call.num_images_per_prompt
         each = call.num_images_per_prompt
+        width = self.text_encoder.config.hidden_size
         tags, tokens = self._looked_at(photos, options)
         if options.prompt_embeds is not None:
-            texts, rows = [""] * results, given_rows("prompt_embeds", options.prompt_embeds, results)
+            texts, rows = [""] * results, given_rows("prompt_embeds", options.prompt_embeds, width, len(photos), each)
         else:
             said = one_per_result("prompt", call.prompt, photos, results)
             texts = [self._joined(tags[i // each], text, options) for i, text in enumerate(said)]
@@ -236,7 +179,8 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
         negative = None
         if call.guidance_scale > 1:
             if options.negative_prompt_embeds is not None:
-                negative = given_rows("negative_prompt_embeds", options.negative_prompt_embeds, results)
+                given = options.negative_prompt_embeds
+                negative = given_rows("negative_prompt_embeds", given, width, len(photos), each)
             else:
                 default = self.config.negative_prompt if call.negative_prompt is None else call.negative_prompt
                 said = one_per_result("negative_prompt", default, photos, results)
@@ -249,7 +193,7 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
             negative_prompt_embeds=negative,
             image_embeds=tuple(tokens[i // each] for i in range(results)),
             scale=call.guidance_scale,
-            tiles=self.latent_tiles(call.tile),
+            tiles=latent_tiles(call.tile),
             tile_batch=call.tile_batch,
             options=self._with_published_vae(call, options),
         )
@@ -276,7 +220,8 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
 
     def _embedded(self, texts: Sequence[str], options: AdapterOptions) -> tuple[Tensor, ...]:
         settings = {name: getattr(options, name) for name in ("long_prompt", "prompt_weighting", "clip_skip")}
-        rows = {text: self.encode_prompt(text, **settings) for text in dict.fromkeys(texts)}
+        with scaled_lora(self.text_encoder, options.lora_scale):
+            rows = {text: self.encode_prompt(text, **settings) for text in dict.fromkeys(texts)}
         return tuple(rows[text] for text in texts)
 
     def _joined(self, tags: Any, prompt: str, options: AdapterOptions) -> str:
@@ -294,7 +239,7 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
             raise ValueError(f"tags is a list of {len(tags)} for {len(photos)} images; pass one each, or one for all")
         tokens: list[Any] = [None] * len(photos)
         if options.image_embeds is not None:
-            tokens = list(given_rows("image_embeds", options.image_embeds, len(photos)))
+            tokens = list(given_rows("image_embeds", options.image_embeds, IMAGE_DIM, len(photos)))
         asks = options.prompt_embeds is None
         for i, photo in enumerate(photos):
             if tokens[i] is None or (tags[i] is None and asks):
@@ -321,6 +266,19 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
         is_published = isinstance(call.tile, str) and call.tile.startswith("reference")
         return replace(options, vae_tiling=VaeTiles()) if is_published and options.vae_tiling == "auto" else options
 
+    def load_lora_weights(
+        self,
+        pretrained_model_name_or_path_or_dict: Any,
+        adapter_name: str | None = None,
+        hotswap: bool = False,
+        **kwargs: Any,  # of diffusers' `lora_state_dict`
+    ) -> None:
+        """As diffusers', but a LoRA of another base is a ValueError in one line, and leaves the networks as they are."""
+        given = pretrained_model_name_or_path_or_dict
+        parts = self.lora_state_dict(dict(given) if isinstance(given, dict) else given, **kwargs)
+        check_lora(parts[0], self.unet, self.text_encoder)
+        super().load_lora_weights(given, adapter_name, hotswap, **kwargs)
+
     # --- the chain -----------------------------------------------------------------------------------------------
 
     def condition(self, lq: Tensor) -> Tensor:
@@ -339,7 +297,8 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
         guidance: Any,
     ) -> Tensor:
         """Run the chain from the noised LR image, or noise, to latents; see `SRPipeline.restore`."""
-        return self.sample(self.condition(lq), noise, num_inference_steps, on_step, guidance)
+        with scaled_lora(self.unet, guidance.options.lora_scale):
+            return self.sample(self.condition(lq), noise, num_inference_steps, on_step, guidance)
 
     def sample(self, image: Tensor, noise: Noise, steps: int, on_step: OnStep, guidance: SeeSRGuidance) -> Tensor:
         """Return the latents for a condition (B, 3, H, W) in [0, 1]; all arithmetic beside the networks' is float32.
@@ -351,15 +310,16 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
         scheduler = self.scheduler_of(options)
         scheduler.set_timesteps(steps)  # on the CPU: a step that looks at them does not wait for the device
         begin = sum(int(t) > options.first_timestep for t in scheduler.timesteps)
-        timesteps = scheduler.timesteps[begin * scheduler.order :]
+        begin += -begin % scheduler.order  # samplers of second order take each timestep twice
+        timesteps = scheduler.timesteps[begin:]
         if not len(timesteps):
+            asked = f"start_steps={options.start_steps}" if options.strength is None else f"strength={options.strength}"
             raise ValueError(
-                f"start_steps={options.first_timestep} leaves no step of {steps}, the last of which is at "
-                f"{int(scheduler.timesteps[-1])}; raise it"
+                f"{asked} leaves no step of {steps}, the last of which is at {int(scheduler.timesteps[-1])}; raise it"
             )
         if begin and hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(begin * scheduler.order)
-        is_ddpm = isinstance(scheduler, DDPMScheduler)
+            scheduler.set_begin_index(begin)
+        is_ddpm = isinstance(scheduler, StockDDPMScheduler)
         first = timesteps.new_tensor([options.first_timestep]) if is_ddpm else timesteps[:1]
         x = self.begin(image, noise, scheduler, first, options)
         denoise = self.denoiser(image, guidance)
@@ -376,11 +336,11 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
             x = on_step(i, t, x, x0)
         return x
 
-    def scheduler_of(self, options: SeeSROptions) -> Any:
+    def scheduler_of(self, options: Any) -> Any:
         """Return the scheduler of a call: the pipeline's, another of its noise levels by name, or the one given."""
         if isinstance(options.scheduler, str):
             return scheduler_named(options.scheduler, self.scheduler.config)
-        return self.scheduler if options.scheduler is None else options.scheduler
+        return checked_scheduler(self.scheduler if options.scheduler is None else options.scheduler)
 
     def begin(self, image: Tensor, noise: Noise, scheduler: Any, first: Tensor, options: AdapterOptions) -> Tensor:
         """Return the x_t that a chain starts from: the LR image's latents noised to timestep `first`, or noise alone."""
@@ -408,7 +368,7 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
             guidance_rescale=options.guidance_rescale,
             tiles=guidance.tiles,
             tile_batch=guidance.tile_batch,
-            cross_attention_kwargs=options.cross_attention_kwargs,
+            cross_attention_kwargs={k: v for k, v in (options.cross_attention_kwargs or {}).items() if k != "scale"},
         )
 
     @staticmethod
@@ -423,22 +383,12 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
         return decode(self.vae, latents, "auto" if guidance is None else guidance.options.vae_tiling)
 
 
-def published_tiles(text: str) -> Gaussian:
-    """Return the tiling that "reference", "reference:96" or "reference:96:4" names, in latents; raises ValueError."""
-    name, *numbers = text.split(":")
-    if name != "reference" or len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
-        raise ValueError(f'tile={text!r} is unknown; "reference[:latents[:overlap]]" are the published tiles')
-    size = int(numbers[0]) if numbers else PUBLISHED_TILE
-    overlap = int(numbers[1]) if len(numbers) > 1 else min(PUBLISHED_OVERLAP, size - 1)
-    return Gaussian(size, overlap, published=True)
-
-
-def given_rows(name: str, rows: Tensor, count: int) -> tuple[Tensor, ...]:
-    """Return embeddings that a caller passed, (B, N, C), as a row for each of `count`; raises ValueError if they do not fit."""
-    if not isinstance(rows, Tensor) or rows.ndim != 3 or len(rows) not in (1, count):
-        found = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
-        raise ValueError(f"{name} is {found}; pass a tensor (B, N, C) with one row, or {count}")
-    return rows.expand(count, -1, -1).split(1)
+def checked_scheduler(scheduler: Any) -> Any:
+    """Return `scheduler`; raises ValueError if it is none of Stable Diffusion's, as those of flow matching."""
+    if not hasattr(scheduler, "alphas_cumprod") or not hasattr(scheduler, "add_noise"):
+        name = type(scheduler).__name__
+        raise ValueError(f"{name} is no scheduler of Stable Diffusion; use one such as DDPMScheduler or DDIMScheduler")
+    return scheduler
 
 
 def draws(scheduler: Any, eta: float, noise: Noise, draw: int, shape: torch.Size) -> dict[str, Any]:

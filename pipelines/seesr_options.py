@@ -18,7 +18,7 @@ LAST_TIMESTEP = 999
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterOptions:
-    """Options that SeeSR and AddSR share, besides those of every family; a row of a tensor belongs to a result."""
+    """Options that SeeSR and AddSR share, besides those of every family; a row of a tensor belongs to an image."""
 
     tags: str | Sequence[str] | Literal[False] | None = (
         None  # of all images or of each; False: none; None: the tagger's
@@ -37,6 +37,11 @@ class AdapterOptions:
     guidance_rescale: float = 0.0  # 2305.08891 section 3.4
     start_point: Literal["lr", "noise"] = "lr"  # the chain begins at the noised LR image, or at noise alone
     vae_tiling: VaeTiling = "auto"
+
+    @property
+    def lora_scale(self) -> float:
+        """What the weights of LoRAs are multiplied by."""
+        return (self.cross_attention_kwargs or {}).get("scale", 1.0)
 
     def __post_init__(self) -> None:
         check_choice("start_point", self.start_point, ("lr", "noise"))
@@ -68,6 +73,10 @@ class SeeSROptions(AdapterOptions):
             raise ValueError(f"scheduler is of type {type(self.scheduler).__name__}; pass a name or one of diffusers'")
         if self.strength is not None and not 0 < self.strength <= 1:
             raise ValueError(f"strength={self.strength!r} must lie above 0 (nothing changes) and up to 1 (all steps)")
+        if self.strength is not None and self.start_steps != LAST_TIMESTEP:
+            raise ValueError(
+                f"strength={self.strength} and start_steps={self.start_steps} both say where to begin; leave one out"
+            )
         if type(self.start_steps) is not int or not 0 <= self.start_steps <= LAST_TIMESTEP:
             raise ValueError(
                 f"start_steps={self.start_steps!r} is a timestep; it must lie between 0 and {LAST_TIMESTEP}"

@@ -23,8 +23,8 @@ _default: Backend = "sdpa"
 
 
 @functools.cache
-def usable_backend(name: Backend) -> Backend:
-    """Return `name`, or "sdpa" when `name` is "xformers" and xformers cannot be imported (logged once).
+def usable_backend(name: Backend, device: torch.device | None = None) -> Backend:
+    """Return `name`, or "sdpa" when `name` is "xformers" and it cannot be imported or does not run on `device` (logged once).
 
     Raises:
         ValueError: `name` is not a backend.
@@ -33,18 +33,27 @@ def usable_backend(name: Backend) -> Backend:
         raise ValueError(f"attention backend is {name!r}; choose one of {', '.join(get_args(Backend))}")
     if name == "xformers":
         try:
-            import xformers.ops  # noqa: F401
+            from xformers.ops import memory_efficient_attention
+
+            if device is not None:
+                memory_efficient_attention(*torch.zeros(3, 1, 8, 2, 8, device=device))
         except (ImportError, OSError) as error:  # OSError: a wheel built for another torch
             logger.warning("attention backend: sdpa (xformers cannot be imported: %s)", error)
+            return "sdpa"
+        except (NotImplementedError, RuntimeError, ValueError) as error:  # no kernel for the device
+            logger.warning("attention backend: sdpa (xformers cannot be used: %s)", str(error).split("\n")[0])
             return "sdpa"
     logger.info("attention backend: %s", name)
     return name
 
 
-def set_attention_backend(name: Backend) -> Backend:
-    """Choose the backend of every `attention` call in this process that names none. Returns the one now active."""
+def set_attention_backend(name: Backend, device: torch.device | None = None) -> Backend:
+    """Choose the backend of every `attention` call in this process that names none. Returns the one now active.
+
+    device: where xformers is tried first; None trusts that it runs where it can be imported.
+    """
     global _default
-    _default = usable_backend(name)
+    _default = usable_backend(name) if device is None else usable_backend(name, device)
     return _default
 
 

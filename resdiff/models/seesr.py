@@ -9,8 +9,9 @@ embedded already, since that is the same in every step.
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
+import torch
 from diffusers import ControlNetModel, ModelMixin, UNet2DConditionModel  # noqa: F401 (diffusers looks for ModelMixin here)
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
@@ -157,6 +158,27 @@ class SeeSRControlNet(ImageAttentionMixin, ControlNetModel):
         )
         if use_image_cross_attention:
             self._attend_to_images()
+
+    @classmethod
+    def from_unet(
+        cls,
+        unet: UNet2DConditionModel,
+        controlnet_conditioning_channel_order: str = "rgb",
+        conditioning_embedding_out_channels: tuple[int, ...] | None = (16, 32, 96, 256),
+        load_weights_from_unet: bool = True,
+        conditioning_channels: int = 3,
+    ) -> Self:
+        """As diffusers', which knows of no image attentions: those of a `SeeSRUNet` come along, with their weights."""
+        order, channels = controlnet_conditioning_channel_order, conditioning_embedding_out_channels
+        with torch.device("meta"):
+            plain = super().from_unet(unet, order, channels, False, conditioning_channels)
+        flag = getattr(unet.config, "use_image_cross_attention", False)
+        controlnet = cls.from_config(plain.config, use_image_cross_attention=flag)
+        if load_weights_from_unet:
+            names = set(controlnet.state_dict())
+            shared = {name: weight for name, weight in unet.state_dict().items() if name in names}
+            controlnet.load_state_dict(shared, strict=False)  # the rest is the condition's and the zero convolutions
+        return controlnet
 
     def embed_condition(self, image: Tensor) -> Tensor:
         """Return what `forward` takes for `image` (B, 3, H, W): (B, block_out_channels[0], H / 8, W / 8)."""

@@ -13,6 +13,7 @@ from resdiff.pipelines import SRPipeline, seesr, tiny
 from resdiff.pipelines.addsr import AddSRPipeline
 from resdiff.pipelines.autoencoding import VaeTiles
 from resdiff.pipelines.seesr import SeeSRPipeline
+from resdiff.pipelines.seesr_guidance import latent_tiles
 from resdiff.tiling import Gaussian, tiled
 
 NAMES = ("seesr", "addsr")
@@ -65,7 +66,7 @@ def test_published_tiles_are_square_and_begin_to_cut_by_area() -> None:
 
 
 def test_no_seam_shows_where_tiles_begin_and_end(adapter) -> None:
-    tiling, ratios = adapter.latent_tiles(32), []
+    tiling, ratios = latent_tiles(32), []
     for seed in range(20):
         lr = smooth_photo(seed, 48, 48)
         image = adapter(lr, num_inference_steps=1, generator=seeded(seed), tile=32, output_type="pt").images
@@ -102,9 +103,9 @@ def test_the_number_of_tiles_at_once_changes_nothing(adapter) -> None:
 def test_tiles_are_said_in_pixels_of_the_input(adapter) -> None:
     done = adapter([smooth_photo(0, 20, 24), smooth_photo(0, 40, 24)], tile=32, num_inference_steps=1)
     assert done.tile_sizes == [None, 32]
-    assert adapter.latent_tiles("auto") == Gaussian(96, 32)
-    assert adapter.latent_tiles("reference") == Gaussian(96, 4, published=True)
-    assert adapter.latent_tiles("reference:64:8") == Gaussian(64, 8, published=True)
+    assert latent_tiles("auto") == Gaussian(96, 32)
+    assert latent_tiles("reference") == Gaussian(96, 4, published=True)
+    assert latent_tiles("reference:64:8") == Gaussian(64, 8, published=True)
 
 
 def test_published_tiles_bring_the_published_autoencoders(adapter, monkeypatch) -> None:
