@@ -77,6 +77,7 @@ from resdiff import cli
 from resdiff.runs import restorer
 class Slow:
     native_scale = default_steps = 4
+    from resdiff.pipelines.call import NoOptions as options_type
     default_color_fix, components, config = "none", {}, {}
     import torch
     device, dtype = torch.device("cpu"), torch.float32

@@ -24,6 +24,7 @@ FIRST_ROW = {
     "noise",
     "pictures",
     "resize",
+    "scalars",
     "sizes",
     "tiling",
 }
@@ -42,6 +43,7 @@ ALLOWED = {
     "noise": {"tiling"},
     "pictures": {"files", "images"},
     "resize": set(),
+    "scalars": set(),
     "sizes": set(),
     "tiling": {"canvas"},
     "diffusion": set(),
@@ -61,7 +63,7 @@ ALLOWED["train"] |= {"runs"}
 ALLOWED["eval"] = ALLOWED["train"] | {"train"}
 ROOF = {"cli", "commands", "__init__", "__main__"}
 LIGHT_MODULES = (
-    "__init__ cli names sizes files/digest files/formats files/headers checkpoints/known checkpoints/known_seesr "
+    "__init__ cli names scalars sizes files/digest files/formats files/headers checkpoints/known checkpoints/known_seesr "
     "checkpoints/seesr_files checkpoints/cache checkpoints/download checkpoints/records checkpoints/descriptions"
 )
 LIGHT = (

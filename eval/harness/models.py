@@ -10,7 +10,7 @@ from resdiff.eval.harness.specs import check_keys, parse_spec
 from resdiff.files.formats import printable
 from resdiff.runs.restorer import Settings
 
-FIXED = {"model", "device", "scale", "mask"}  # the same for all models of a run, or not for restoring photos
+FIXED = {"model", "device", "scale", "mask", "options"}  # the same for all models of a run, or not for restoring photos
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,18 +4,11 @@ The text is split as a shell would (quotes keep spaces together). The first word
 `key=value`.
 """
 
-import re
 import shlex
 from collections.abc import Iterable
-from typing import TypeAlias
 
 from resdiff.names import remedy
-
-Scalar: TypeAlias = str | int | float | bool | None
-
-CONSTANTS: dict[str, Scalar] = {"null": None, "~": None, "true": True, "false": False}
-INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")  # 007 is a name
-FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?")
+from resdiff.scalars import Scalar, scalar
 
 
 def split_spec(text: str) -> tuple[str, dict[str, str]]:
@@ -54,22 +47,6 @@ def parse_spec(text: str) -> tuple[str, dict[str, Scalar]]:
     """
     name, settings = split_spec(text)
     return name, {key: scalar(value) for key, value in settings.items()}
-
-
-def scalar(text: str) -> Scalar:
-    """Return the plain scalar that `text` is in YAML's core schema; any other text, and the empty one, as it is.
-
-    Unlike YAML 1.1, `no` and `on` are text, and so are 007 and 1_000. Quotes make text of anything: '"4"' -> '4'.
-    """
-    if text in CONSTANTS:
-        return CONSTANTS[text]
-    if INTEGER.fullmatch(text):
-        return int(text)
-    if FLOAT.fullmatch(text):
-        return float(text)
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        return text[1:-1]
-    return text
 
 
 def check_keys(given: Iterable[str], allowed: Iterable[str], what: str) -> None:

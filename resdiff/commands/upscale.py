@@ -58,6 +58,10 @@ def upscale(
     color_fix: Annotated[str, typer.Option(help=f"Colour correction: {', '.join(COLOR_FIXES)}.")] = "auto",
     tile: Annotated[str, typer.Option(help=f"{', '.join(TILES)}, or a size in pixels of the input.")] = "auto",
     tile_batch: Annotated[int, typer.Option(min=1, help="Tiles of one image that are restored together.")] = 1,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Of the model's family, as scheduler=unipc of SeeSR; may be repeated."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [cuda where there is one]")] = None,
     dtype: Annotated[str | None, typer.Option(help="fp32, fp16 or bf16. [the fastest safe one]")] = None,
     compile_networks: Annotated[
@@ -118,6 +122,7 @@ def upscale(
             tile=tiling(tile),
             tile_batch=tile_batch,
             mask=mask,
+            options=tuple(option or ()),
             compile=compile_networks,
             cuda_graphs=cuda_graphs,
         )

@@ -9,12 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from resdiff.checkpoints.known import BUNDLED
+from resdiff.scalars import key_values
 from resdiff.sizes import scaled_size
 
 if TYPE_CHECKING:
     from resdiff.images import Photo
     from resdiff.pictures import Picture
 
+# settings that the pipeline's call takes by the same name
+ASKED = (
+    "prompt",
+    "negative_prompt",
+    "guidance_scale",
+    "fidelity",
+    "mask",
+    "num_inference_steps",
+    "color_fix",
+    "tile_batch",
+)
 Memory = Literal["cuda_peak_mib", "process_peak_mib_so_far"]
 
 
@@ -37,6 +49,7 @@ class Settings:
     tile: str | int = "auto"
     tile_batch: int = 1
     mask: Path | None = None
+    options: tuple[str, ...] = ()  # of the model's family, "key=value" each
     compile: bool = False
     cuda_graphs: bool = False
 
@@ -89,7 +102,7 @@ class Restorer:
     """
 
     def __init__(self, pipe: Any, settings: Settings):
-        from resdiff.pipelines.call import Call
+        from resdiff.pipelines.call import Call, options_of
 
         self.pipe = pipe
         self.settings = settings
@@ -97,21 +110,13 @@ class Restorer:
         self.leaves_cores: bool = pipe.device.type != "cpu"  # for reading and writing beside it
         on_cuda = pipe.device.type == "cuda"
         self.memory: Memory = "cuda_peak_mib" if on_cuda else "process_peak_mib_so_far"
-        call = pipe.check_inputs(
-            Call(
-                prompt=settings.prompt,
-                negative_prompt=settings.negative_prompt,
-                guidance_scale=settings.guidance_scale,
-                fidelity=settings.fidelity,
-                mask=settings.mask,
-                scale=self.scale,
-                num_inference_steps=settings.num_inference_steps,
-                color_fix=settings.color_fix,
-                tile=settings.tile,
-                tile_batch=settings.tile_batch,
-                output_type="picture",
-            )
-        )
+        self.asked = {name: getattr(settings, name) for name in ASKED} | {"scale": self.scale, "output_type": "picture"}
+        self.options = key_values(settings.options)
+        try:
+            options = options_of(type(pipe).__name__, pipe.options_type, self.options)
+        except TypeError as error:  # a wrong name is the user's here, not the programmer's
+            raise ValueError(str(error)) from error
+        call = pipe.check_inputs(Call(**self.asked, tile=settings.tile, options=options))
         self.steps: int = call.num_inference_steps
         tiling = pipe.as_tiling(settings.tile, settings.tile_batch)
         # chosen once for all files: by the memory that is free now, which would come and go
@@ -133,18 +138,10 @@ class Restorer:
             torch.cuda.reset_peak_memory_stats(self.pipe.device)
         done = self.pipe(
             photos,
-            settings.prompt,
-            negative_prompt=settings.negative_prompt,
-            guidance_scale=settings.guidance_scale,
-            fidelity=settings.fidelity,
-            mask=settings.mask,
-            scale=settings.scale,
-            num_inference_steps=settings.num_inference_steps,
-            generator=generators[0] if settings.one_generator else generators,
-            color_fix=settings.color_fix,
+            **self.asked,
+            **self.options,
             tile=self.tile,
-            tile_batch=settings.tile_batch,
-            output_type="picture",
+            generator=generators[0] if settings.one_generator else generators,
         )
         peak = self._peak_mib()
         return [Restored(image, tile, peak) for image, tile in zip(done.images, done.tile_sizes, strict=True)]
@@ -172,6 +169,7 @@ class Restorer:
             "compile": settings.compile,  # other kernels round otherwise
             "mask": None if settings.mask is None else hashlib.sha256(settings.mask.read_bytes()).hexdigest()[:16],
             "weights": weights_hash(pipe),
+            **({"option": self.options} if self.options else {}),
         }
 
     def _guidance_scale(self) -> float | None:

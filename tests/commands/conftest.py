@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from resdiff import cli
+from resdiff.pipelines.call import NoOptions
 from resdiff.runs import restorer
 from resdiff.tiling import Smooth
 
@@ -18,6 +19,7 @@ class NearestPipeline:
     """Nearest x4 behind the pipeline's call. `trouble` maps the number of a call to what is raised in it."""
 
     native_scale, default_steps, default_color_fix, takes_prompt = 4, 4, "none", True
+    options_type = NoOptions
     device, dtype, components, config = torch.device("cpu"), torch.float32, {}, {}
 
     def __init__(self):

@@ -170,6 +170,14 @@ def test_a_converted_folder_enlarges_photos_by_a_prompt(resdiff, converted, cach
     sharp, again, plain = (Image.open(tmp_path / f"{name}.png") for name in ("sharp", "again", "plain"))
     assert sharp.size == (48, 32)
     assert sharp.tobytes() == again.tobytes() != plain.tobytes()
+    assert "1 written" in told(resdiff(*common, "-o", tmp_path / "other.png", "--option", "psr_weight=0"))[-1]
+    assert Image.open(tmp_path / "other.png").tobytes() != plain.tobytes()
+    for option, message in (
+        ("hue=3", "hue: no option of AddSRPipeline; it has tags"),
+        ("psr_weight=2", "psr_weight=2 must"),
+    ):
+        refused = resdiff(*common, "-o", tmp_path / "none.png", "--option", option)
+        assert refused.exit_code == 2 and message in refused.stderr and not (tmp_path / "none.png").exists()
 
 
 def test_names_are_listed_with_licence_and_with_what_lacks(resdiff, models, cache):

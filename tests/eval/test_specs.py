@@ -2,7 +2,8 @@
 
 import pytest
 
-from resdiff.eval.harness.specs import check_keys, parse_spec, remedy, scalar, split_spec
+from resdiff.eval.harness.specs import check_keys, parse_spec, remedy, split_spec
+from resdiff.scalars import scalar
 
 
 def test_the_first_word_names_the_thing_and_the_others_are_its_settings():

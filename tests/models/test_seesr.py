@@ -2,6 +2,7 @@
 
 import copy
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from resdiff.models.seesr import IMAGE_DIM, SeeSRControlNet, SeeSRUNet
 from resdiff.pipelines.tiny import UNET, UP_BLOCKS, wake
 
-EMBEDDING = {"conditioning_embedding_out_channels": (8, 8, 16, 16)}
+EMBEDDING: dict[str, Any] = {"conditioning_embedding_out_channels": (8, 8, 16, 16)}
 OF: dict[type, dict] = {SeeSRUNet: UNET | {"up_block_types": UP_BLOCKS}, SeeSRControlNet: UNET | EMBEDDING}
 STOCK = {SeeSRUNet: UNet2DConditionModel, SeeSRControlNet: ControlNetModel}
 KINDS = list(OF)
@@ -198,7 +199,7 @@ def test_a_copy_has_weights_and_image_attentions_of_its_own(kind) -> None:
 
 def test_a_controlnet_begins_as_a_copy_of_the_unet() -> None:
     unet = network(SeeSRUNet)
-    controlnet = SeeSRControlNet.from_unet(unet, **EMBEDDING)  # needs patch 9
+    controlnet = SeeSRControlNet.from_unet(unet, **EMBEDDING)
     assert controlnet.config.use_image_cross_attention
     of_unet = unet.state_dict()
     shared = [k for k in controlnet.state_dict() if k.startswith(("conv_in", "time_emb", "down_blocks", "mid_block"))]

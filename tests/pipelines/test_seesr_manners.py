@@ -166,10 +166,10 @@ def test_a_lora_at_scale_zero_says_nothing_and_at_a_half_says_half(mine, plain, 
     mine.load_lora_weights(LORAS[kind](), adapter_name="style")
     whole = run(mine, prompt="a cat")
     none = run(mine, prompt="a cat", cross_attention_kwargs={"scale": 0.0})
-    torch.testing.assert_close(none, plain, rtol=0, atol=1e-6)  # needs patch 6
+    torch.testing.assert_close(none, plain, rtol=0, atol=1e-6)
     half = run(mine, prompt="a cat", cross_attention_kwargs={"scale": 0.5})
     mine.set_adapters("style", 0.5)
-    torch.testing.assert_close(run(mine, prompt="a cat"), half, rtol=0, atol=1e-6)  # needs patch 6
+    torch.testing.assert_close(run(mine, prompt="a cat"), half, rtol=0, atol=1e-6)
     assert min((half - whole).abs().max(), (half - plain).abs().max()) > 0.02
 
 
@@ -178,7 +178,7 @@ def test_the_scale_of_a_call_leaves_the_weights_that_were_set(mine) -> None:
     mine.set_adapters("style", 0.5)
     expected = run(mine, prompt="a cat")
     run(mine, prompt="a cat", cross_attention_kwargs={"scale": 0.0})
-    assert torch.equal(run(mine, prompt="a cat"), expected)  # needs patch 6
+    assert torch.equal(run(mine, prompt="a cat"), expected)
 
 
 def test_a_lora_can_be_switched_off_and_on_again(mine, plain) -> None:
@@ -268,7 +268,7 @@ def test_a_lora_of_another_base_is_one_line_and_leaves_the_pipeline_as_it_was(mi
     weights, message = NOT_OF_THIS_BASE[kind]
     before = [list(network.state_dict()) for network in mine.networks]
     with pytest.raises(ValueError, match=message) as caught:
-        mine.load_lora_weights(weights(), adapter_name="style")  # needs patch 6
+        mine.load_lora_weights(weights(), adapter_name="style")
     assert "\n" not in str(caught.value)
     assert not adapted(mine)
     assert [list(network.state_dict()) for network in mine.networks] == before
@@ -376,13 +376,13 @@ def test_addsr_from_seesr_shares_the_components_and_has_its_own_defaults(seesr) 
     assert all(other.components[name] is part for name, part in seesr.components.items())
     config = {name: other.config[name] for name in ("num_inference_steps", "guidance_scale", "added_prompt")}
     published = {"num_inference_steps": 4, "guidance_scale": 1.0, "added_prompt": ADDSR_ADDED_PROMPT}
-    assert config == published  # needs patch 5
+    assert config == published
     assert other.config.negative_prompt == NEGATIVE_PROMPT and other.max_steps == 4
 
 
 def test_seesr_from_addsr_has_its_own_defaults(addsr) -> None:
     other = SeeSRPipeline.from_pipe(addsr)
-    assert (other.default_steps, other.config.guidance_scale) == (50, 5.5)  # needs patch 5
+    assert (other.default_steps, other.config.guidance_scale) == (50, 5.5)
     assert other.config.added_prompt == ADDED_PROMPT and other.max_steps == 1000
 
 
@@ -400,7 +400,7 @@ def test_the_other_class_gives_the_image_of_its_own_pipeline(seesr) -> None:
     through = quiet(AddSRPipeline.from_pipe(seesr, process_size=SIDE))
     ask = {"output_type": "pt"}
     a, b = (pipe(LR, generator=seeded(), **ask).images for pipe in (direct, through))
-    assert torch.equal(a, b)  # needs patch 5
+    assert torch.equal(a, b)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -409,7 +409,7 @@ def test_seesr_grows_out_of_a_stable_diffusion_pipeline(seesr) -> None:
     parts = {name: seesr.components[name] for name in ("vae", "text_encoder", "tokenizer", "scheduler")}
     base = StableDiffusionPipeline(**parts, unet=unet, safety_checker=None, feature_extractor=None)
     added = {"unet": seesr.unet, "controlnet": seesr.controlnet, "tagger": seesr.tagger}
-    grown = quiet(SeeSRPipeline.from_pipe(base, **added, process_size=SIDE))  # needs patch 5
+    grown = quiet(SeeSRPipeline.from_pipe(base, **added, process_size=SIDE))
     assert torch.equal(run(grown), run(seesr))
     with pytest.raises(ValueError, match="unet has no image cross-attention"):
         SeeSRPipeline.from_pipe(base, controlnet=seesr.controlnet)
@@ -418,7 +418,7 @@ def test_seesr_grows_out_of_a_stable_diffusion_pipeline(seesr) -> None:
 def test_addsr_takes_the_noise_levels_of_whichever_scheduler_is_assigned(addsr) -> None:
     expected = run(addsr)
     other = AddSRPipeline.from_pipe(addsr, scheduler=EulerDiscreteScheduler.from_config(addsr.scheduler.config))
-    assert torch.equal(run(quiet(other)), expected)  # needs patch 1
+    assert torch.equal(run(quiet(other)), expected)
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
@@ -508,8 +508,8 @@ def test_given_image_tokens_are_those_of_every_result(seesr) -> None:
     [
         ({"prompt_embeds": torch.zeros(1, 77)}, r"prompt_embeds is \(1, 77\); pass a tensor \(B, N, "),
         ({"prompt_embeds": torch.zeros(3, 77, 64)}, r"prompt_embeds is \(3, 77, 64\)"),
-        ({"prompt_embeds": torch.zeros(1, 77, 48)}, r"prompt_embeds .* 64"),  # needs patch 8
-        ({"image_embeds": torch.zeros(1, 17, 64)}, r"image_embeds .* 512"),  # needs patch 8
+        ({"prompt_embeds": torch.zeros(1, 77, 48)}, r"prompt_embeds .* 64"),
+        ({"image_embeds": torch.zeros(1, 17, 64)}, r"image_embeds .* 512"),
         ({"image_embeds": "cat"}, "image_embeds is str"),
         ({"prompt_embeds": torch.zeros(1, 77, 64), "prompt": "a cat"}, "both given"),
         ({"tags": ["cat", "dog"]}, "tags is a list of 2 for 1 images"),
@@ -737,7 +737,7 @@ def processors(pipe) -> set[str]:
 def test_every_way_to_compute_attention_gives_the_same_image(own, xformers) -> None:
     expected = run(own, guidance_scale=None, num_inference_steps=None)
     for backend in ("eager", "xformers", "sdpa"):
-        assert own.set_attention(backend) == backend  # needs patch 7
+        assert own.set_attention(backend) == backend
         image = run(own, guidance_scale=None, num_inference_steps=None)
         torch.testing.assert_close(image, expected, rtol=0, atol=5e-5)
     assert torch.equal(image, expected)
@@ -747,7 +747,7 @@ def test_every_way_to_compute_attention_gives_the_same_image(own, xformers) -> N
 def test_the_choice_reaches_every_network(mine, xformers) -> None:
     assert processors(mine) == {"AttnProcessor2_0"}
     for backend, name in (("eager", "AttnProcessor"), ("xformers", "XFormersAttnProcessor")):
-        mine.set_attention(backend)  # needs patch 7
+        mine.set_attention(backend)
         assert processors(mine) == {name}
         assert mine.text_encoder.config._attn_implementation == ("eager" if backend == "eager" else "sdpa")
     calls = len(xformers)
@@ -771,7 +771,7 @@ def test_without_xformers_there_is_one_line_and_sdpa(mine, failure, monkeypatch,
         monkeypatch.setattr(sys.modules["xformers.ops"], "memory_efficient_attention", no_kernel)
     expected = run(mine)
     with caplog.at_level(logging.INFO, "resdiff"):
-        assert [mine.set_attention("xformers") for _ in range(2)] == ["sdpa"] * 2  # needs patch 7
+        assert [mine.set_attention("xformers") for _ in range(2)] == ["sdpa"] * 2
     (message,) = [r.getMessage() for r in caplog.records]
     assert message.startswith("attention backend: sdpa (xformers cannot be") and "\n" not in message
     assert processors(mine) == {"AttnProcessor2_0"} and torch.equal(run(mine), expected)
@@ -779,7 +779,7 @@ def test_without_xformers_there_is_one_line_and_sdpa(mine, failure, monkeypatch,
 
 def test_an_unknown_way_to_compute_attention_is_one_line(mine) -> None:
     with pytest.raises(ValueError, match="attention backend is 'flash'; choose one of sdpa, xformers, eager"):
-        mine.set_attention("flash")  # needs patch 7
+        mine.set_attention("flash")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device for xformers")

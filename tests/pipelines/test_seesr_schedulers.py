@@ -171,7 +171,7 @@ def test_a_sampler_of_other_models_is_one_line(own, kind, monkeypatch) -> None:
     monkeypatch.setattr(own, "steer", lambda *_: pytest.fail("the photo was looked at already"))
     own.scheduler = kind()
     with pytest.raises(ValueError, match=rf"{kind.__name__} .*Stable Diffusion") as caught:
-        run(own)  # needs patch 1
+        run(own)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=rf"{kind.__name__} .*Stable Diffusion"):
         run(own, scheduler=kind())
@@ -215,7 +215,7 @@ def test_diffusers_own_ddpm_is_the_same_one(own) -> None:
 
     own.scheduler.add_noise = watched_add_noise
     image = run(own)
-    assert seen == [[999]]  # needs patch 2
+    assert seen == [[999]]
     assert image.shape == expected.shape  # its draws are its own
 
 
@@ -302,7 +302,7 @@ def test_a_sampler_of_the_second_order_begins_with_its_first_evaluation(own, fir
     expected = [t for t in dict.fromkeys(grid) if t <= first]
     seen = Watched(own, monkeypatch)
     run(own, num_inference_steps=4, start_steps=first)
-    assert seen.timesteps[0] == expected[0]  # needs patch 3
+    assert seen.timesteps[0] == expected[0]
     assert len(seen.timesteps) == 2 * len(expected) - 1
 
 
@@ -315,8 +315,8 @@ def test_a_sampler_of_the_second_order_begins_with_its_first_evaluation(own, fir
         ({"start_steps": 0}, "start_steps=0 leaves no step of 3, the last of which is at 1; raise it"),
         ({"strength": 0.0}, "strength=0.0 must lie above 0"),
         ({"strength": 1.5}, "strength=1.5 must lie above 0"),
-        ({"strength": 0.001}, "strength=0.001 leaves no step of 3"),  # needs patch 4
-        ({"strength": 0.5, "start_steps": 500}, "strength=0.5 and start_steps=500 .*; leave one out"),  # needs patch 4
+        ({"strength": 0.001}, "strength=0.001 leaves no step of 3"),
+        ({"strength": 0.5, "start_steps": 500}, "strength=0.5 and start_steps=500 .*; leave one out"),
         ({"eta": 2.0}, "eta=2.0"),
         ({"guidance_rescale": -0.1}, "guidance_rescale=-0.1"),
         ({"control_guidance_start": 0.5, "control_guidance_end": 0.5}, "need 0 <= start < end <= 1"),

@@ -9,6 +9,7 @@ from PIL import Image
 
 from resdiff.images import Photo, to_uint8
 from resdiff.pictures import Picture
+from resdiff.pipelines.call import NoOptions
 from resdiff.runs.batch import run
 from resdiff.runs.inputs import find_inputs
 from resdiff.runs.jobs import plan_outputs
@@ -26,6 +27,7 @@ class NoisyPipeline:
     """Nearest x4 plus noise drawn from the generators, as a diffusion pipeline would."""
 
     native_scale, default_steps, default_color_fix, takes_prompt = 4, 3, "none", True
+    options_type = NoOptions
     device, dtype, components, config = torch.device("cpu"), torch.float32, {}, {}
 
     def __init__(self):
