@@ -1,9 +1,9 @@
-"""The single measurements of `bench_pipeline`: one case, run in this process."""
+"""The measurements of `bench_pipeline` for ResShift: which there are, and one case, run in this process."""
 
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +11,13 @@ from resdiff.eval.harness.cost import reset_peak, resident_mib
 
 Way = Literal["plain", "compiled", "graphs", "compiled, graphs", "model offload", "sequential offload", "group offload"]
 FolderWay = Literal["loop", "command"]
+GPU_WAYS: tuple[Way, ...] = ("compiled", "graphs", "compiled, graphs")
+OFFLOADS: tuple[Way, ...] = ("model offload", "group offload", "sequential offload")
 FULL, SMALL = "full", "small"
 NAMES = {SMALL: "resdiff-small", FULL: "ResShift, full size"}
+TARGET_MS = {4: 40, 15: 80}  # of 128 -> 512 px on an H200, bf16, compiled, by steps
+TARGET_MIB = 4096
+PHOTOS = 12
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,54 @@ class Measurement:
     peak_mib: float  # above the process after import; on a GPU: of the allocator
 
 
+def groups(best: str, cuda: bool, compiler: bool) -> dict[str, list[Case]]:
+    """Return what is measured on a machine whose best CPU dtype is `best`: title -> cases, the one to compare with first."""
+    other = "bfloat16" if best == "float32" else best  # shown even where it is slower: it is why float32 is chosen
+    small, full = Case(SMALL, 256, 4, "float32"), Case(FULL, 64, 4, "float32")
+    folder = Case(SMALL, 128, 4, best, photos=PHOTOS)
+    tiled = Case(SMALL, 384, 1, best, tile=192)
+    found = {
+        "Precision of the bundled model": [small, replace(small, dtype=other)],
+        "Precision of the full-size network": [full, replace(full, dtype=other)],
+        "A folder": [replace(folder, way="loop"), replace(folder, way="command")],
+        "Tiles at once": [replace(tiled, tile_batch=count) for count in (1, 2, 4)],
+    }
+    if compiler:
+        plain = replace(small, dtype=best)
+        found["Compiled blocks"] = [plain, replace(plain, way="compiled")]
+    if cuda:
+        for steps in (1, 4, 15):
+            plain = Case(FULL, 128, steps, "bfloat16", "cuda")
+            ways = [replace(plain, way=way) for way in GPU_WAYS]
+            found[f"GPU, {steps} steps"] = [replace(plain, dtype="float32"), plain, *(ways if compiler else ways[1:2])]
+        plain = Case(FULL, 128, 4, "bfloat16", "cuda")
+        found["GPU, offloaded"] = [plain, *(replace(plain, way=way) for way in OFFLOADS)]
+        tiled = replace(plain, side=512, tile=128)
+        found["GPU, tiles at once"] = [replace(tiled, tile_batch=count) for count in (1, 4, 8)]
+        folder = Case(SMALL, 128, 4, "bfloat16", "cuda", photos=10 * PHOTOS)
+        found["GPU, a folder"] = [replace(folder, way="loop"), replace(folder, way="command")]
+    return found
+
+
+def left_out(cuda: bool, compiler: bool) -> list[str]:
+    """Return a line for each kind of case that this machine cannot run."""
+    lines = []
+    if not compiler:
+        lines.append("compiled blocks: no C++ compiler was found")
+    if not cuda:
+        lines.append("CUDA graphs, offloading, 128 -> 512 px at 1, 4 and 15 steps: there is no CUDA device")
+    return lines
+
+
+def target(case: Case, result: Measurement) -> str:
+    """Return what is expected of the case and whether it is met; empty where nothing is."""
+    expected = case.device == "cuda" and case.model == FULL and case.way.startswith("compiled")
+    if not expected or case.side != 128 or case.steps not in TARGET_MS:
+        return ""
+    met = result.wall_seconds <= TARGET_MS[case.steps] / 1000 and result.peak_mib <= TARGET_MIB
+    return f"{TARGET_MS[case.steps]} ms, {TARGET_MIB} MiB on an H200: {'met' if met else 'not met'}"
+
+
 def full_size_pipeline(steps: int, dtype: Any) -> Any:
     """Return the published architecture with random weights of torch's `dtype`, scheduled for `steps`."""
     from resdiff.models.swin_unet import SwinUNet
@@ -82,9 +135,7 @@ def load(case: Case) -> Any:
     else:
         pipe.to(case.device)
     if case.way.startswith("compiled"):
-        for network in (pipe.unet, pipe.vae):
-            if network is not None:
-                network.compile_repeated_blocks(fullgraph=True)
+        pipe.compile_networks(fullgraph=True)
     if case.way.endswith("graphs"):
         pipe.enable_cuda_graphs()
     return pipe
@@ -99,6 +150,12 @@ def fastest(run: Callable[[], object], repeats: int) -> tuple[float, float]:
         walls.append(time.perf_counter() - started)
         cpus.append(time.process_time() - cpu)
     return min(walls), min(cpus)
+
+
+def timed(run: Callable[[], object], repeats: int) -> tuple[float, float, float]:
+    """Return wall seconds of a first run, and the least wall and CPU seconds of those after it; 0 repeats: of the first."""
+    first, cpu = fastest(run, 1)
+    return first, *(fastest(run, repeats) if repeats else (first, cpu))
 
 
 def measure_calls(case: Case, repeats: int) -> Measurement:
@@ -126,8 +183,7 @@ def measure_calls(case: Case, repeats: int) -> Measurement:
         if case.device == "cuda":
             torch.cuda.synchronize()
 
-    first, _ = fastest(call, 1)
-    wall, cpu = fastest(call, repeats)
+    first, wall, cpu = timed(call, repeats)
     peak = torch.cuda.max_memory_allocated() / 2**20 if case.device == "cuda" else resident_mib("VmHWM") - baseline
     return Measurement(loading, first, wall, cpu, peak)
 
@@ -182,8 +238,7 @@ def measure_folder(case: Case, repeats: int) -> Measurement:
         outputs = (Path(folder) / f"results-{i}" for i in range(repeats + 1))
         baseline = resident_mib("VmRSS")
         reset_peak(torch.device("cpu"))
-        first, _ = fastest(lambda: run(case, photos, next(outputs)), 1)
-        wall, cpu = fastest(lambda: run(case, photos, next(outputs)), repeats)
+        first, wall, cpu = timed(lambda: run(case, photos, next(outputs)), repeats)
         results = [path for path in Path(folder).glob("results-*/*.png") if path.is_file()]
         if len(results) != case.photos * (repeats + 1):
             raise RuntimeError(f"{len(results)} results of {case.photos * (repeats + 1)} were written")

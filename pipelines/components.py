@@ -51,13 +51,19 @@ class ComponentsMixin:
         return active
 
     def compile_networks(self, **kwargs: Any) -> None:
-        """Compile the blocks that a network repeats, or the parts of one that names none; arguments of `torch.compile`."""
+        """Compile the blocks that the networks repeat, with the arguments of `torch.compile`.
+
+        Stable Diffusion's autoencoder names none; its residual blocks are.
+        """
+        from diffusers.models.resnet import ResnetBlock2D
+
         for network in self.image_networks:
             compile_blocks: Any = getattr(network, "compile_repeated_blocks", None)
             if compile_blocks is not None and getattr(network, "_repeated_blocks", None):
                 compile_blocks(**kwargs)
-            else:
-                for part in network.children():
+                continue
+            for part in network.modules():
+                if isinstance(part, ResnetBlock2D):
                     part.compile(**kwargs)
 
     def give_back(self) -> None:

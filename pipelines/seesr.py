@@ -185,9 +185,10 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
                 default = self.config.negative_prompt if call.negative_prompt is None else call.negative_prompt
                 said = one_per_result("negative_prompt", default, photos, results)
                 negative = self._embedded(said, replace(options, clip_skip=None))  # as in diffusers
-            empty = self.encode_prompt("")
-            pairs = [equal_lengths(pair, empty) for pair in zip(rows, negative, strict=True)]
-            rows, negative = tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
+            if any(row.shape != other.shape for row, other in zip(rows, negative, strict=True)):
+                empty = self.encode_prompt("")
+                pairs = [equal_lengths(pair, empty) for pair in zip(rows, negative, strict=True)]
+                rows, negative = tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
         guidance = SeeSRGuidance(
             prompt_embeds=rows,
             negative_prompt_embeds=negative,

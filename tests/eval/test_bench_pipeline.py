@@ -1,11 +1,14 @@
 """The benchmark of whole calls: what it measures and how it reports; never how long it takes."""
 
-from dataclasses import replace
+import json
+import subprocess
+from dataclasses import asdict, replace
 
 import pytest
 
-from resdiff.eval.bench_cases import Case, Measurement, fastest, measure
-from resdiff.eval.bench_pipeline import groups, left_out, table, target
+from resdiff.eval import bench_pipeline
+from resdiff.eval.bench_cases import Case, Measurement, fastest, groups, left_out, measure, target, timed
+from resdiff.eval.bench_pipeline import FAMILIES, Family, family_named, main, parse_args, table
 from resdiff.eval.harness.cost import resident_mib
 
 
@@ -46,7 +49,7 @@ def test_what_a_machine_cannot_run_is_left_out_and_said() -> None:
 def test_ratios_are_against_the_first_case_of_the_group() -> None:
     case = Case("small", 256, 4, "float32")
     slow, fast = Measurement(0.1, 5.0, 3.0, 5.0, 90.0), Measurement(0.1, 2.5, 1.5, 4.0, 100.0)
-    text = table([(case, slow), (replace(case, dtype="bfloat16"), fast)])
+    text = table([(case, slow), (replace(case, dtype="bfloat16"), fast)], target)
     assert "cpu float32 | 3 | 5 | 1.00x | 5 | 0.10 | 90 |" in text
     assert "cpu bfloat16 | 1.5 | 4 | 0.50x | 2.5 | 0.10 | 100 |" in text
 
@@ -78,6 +81,38 @@ def test_the_fastest_of_the_repeats_counts() -> None:
     waits = iter([0.0, 0.05, 0.0])
     wall, _ = fastest(lambda: __import__("time").sleep(next(waits)), 3)
     assert wall < 0.05
+
+
+def test_without_repeats_the_first_run_counts() -> None:
+    runs: list[int] = []
+    first, wall, _ = timed(lambda: runs.append(1), 0)
+    assert (len(runs), wall) == (1, first)
+    timed(lambda: runs.append(1), 2)
+    assert len(runs) == 4
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_cases_of_every_family_survive_the_way_to_their_process(name) -> None:
+    family = family_named(name)
+    for cases in family.groups("bfloat16", True, True).values():
+        assert all(family.case(**json.loads(json.dumps(asdict(case)))) == case for case in cases)
+
+
+def test_a_case_that_fails_is_named_and_the_others_are_measured(monkeypatch, capsys) -> None:
+    good, bad = Case("small", 256, 4, "float32"), Case("small", 256, 4, "bfloat16")
+
+    def in_a_new_process(family: str, case: Case, repeats: int, threads: int) -> Measurement:
+        if case == bad:
+            raise subprocess.CalledProcessError(1, "bench")
+        return Measurement(0.1, 5.0, 3.0, 5.0, 90.0)
+
+    family = Family(Case, lambda *_: {"Precision": [bad, good], "Other": [bad]}, left_out, target, measure)
+    monkeypatch.setattr(bench_pipeline, "family_named", lambda _: family)
+    monkeypatch.setattr(bench_pipeline, "in_a_new_process", in_a_new_process)
+    with pytest.raises(SystemExit, match=bad.label):
+        main(parse_args(["--only", "precision"]))
+    said = capsys.readouterr().out
+    assert f"| {good.label} | 3 | 5 | 1.00x |" in said and "Other" not in said
 
 
 def test_resident_size_is_read_in_mebibytes() -> None:
