@@ -40,14 +40,6 @@ def run(pipe, images: Tensor = LR[:1], **options) -> Tensor:
     return pipe(images, **options).images
 
 
-@pytest.fixture(scope="module")
-def seesr(seesr) -> SeeSRPipeline:
-    """SeeSR that leaves images as small as LR is."""
-    pipe = SeeSRPipeline.from_pipe(seesr, process_size=32)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 @pytest.fixture
 def own(seesr) -> SeeSRPipeline:
     """A pipeline of the test's own around the shared networks, whose scheduler may be replaced."""
