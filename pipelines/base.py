@@ -249,9 +249,8 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
             options: of the family, see its `options_type`.
 
         Returns `SRPipelineOutput`, or a tuple of the images when not return_dict. Raises ValueError for bad input,
-        TypeError for an option that the family does not have,
-        RuntimeError where memory does not suffice or a result is not finite in float32, OSError where a large result
-        has no room in the temporary folder.
+        TypeError for an option that the family does not have, RuntimeError where memory does not suffice or a result is
+        not finite in float32, OSError where a large result has no room in the temporary folder.
         """
         # 1. Check inputs
         call = self.check_inputs(
