@@ -12,7 +12,7 @@ from torch import Tensor
 from resdiff.devices import is_hooked
 from resdiff.models.vae_bands import decode_in_bands, encode_in_bands
 from resdiff.models.vae_hook import decode_hooked, encode_hooked
-from resdiff.models.vae_layers import decode_with, encode_with
+from resdiff.models.vae_layers import decode_with, encode_with, vae_factor
 from resdiff.pipelines.precision import HALF, in_float32
 
 logger = logging.getLogger(__name__)
@@ -36,11 +36,6 @@ def check_vae_tiling(tiling: object) -> None:
     """Raise ValueError unless `tiling` is a `VaeTiling`."""
     if tiling not in ("auto", "off", "bands") and not isinstance(tiling, VaeTiles):
         raise ValueError(f'vae_tiling={tiling!r} is unknown; use "auto", "bands", "off" or VaeTiles(...) as published')
-
-
-def vae_factor(vae: AutoencoderKL) -> int:
-    """Return the image's side over that of its latents."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def encode(vae: AutoencoderKL, image: Tensor, noise: Tensor, tiling: VaeTiling = "auto") -> Tensor:

@@ -291,7 +291,7 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
 
         results: list[Any] = []
         tile_sizes: list[int | None] = []
-        for batch in same_size_batches(items, at_once, self.padding_multiple, guidance.kind):
+        for batch in same_size_batches(items, at_once, self.padding_multiple, self.smallest_side, guidance.kind):
             height, width = batch[0].photo.pixels.shape[-2:]
             asked = scaled_size(height, width, scale)
             lq = stacked([item.photo.pixels for item in batch]).to(self._execution_device)

@@ -45,15 +45,21 @@ def read_photos_and_masks(lr: Any, mask: Any) -> tuple[list[Photo], list[Tensor 
 
 
 def same_size_batches(
-    items: list[Item], pixels: int, multiple: int = 1, kind: Callable[[int], Hashable] = lambda index: None
+    items: list[Item],
+    pixels: int,
+    multiple: int = 1,
+    smallest: int = 1,
+    kind: Callable[[int], Hashable] = lambda index: None,
 ) -> Iterator[list[Item]]:
-    """Yield runs of consecutive items of one size that have about `pixels` LR pixels together, padded to `multiple`.
+    """Yield runs of consecutive items of one size that have about `pixels` LR pixels together, as they will be.
 
-    Items whose indices are of another `kind` are in other runs.
+    That is enlarged to a shorter side of `smallest` px and padded to `multiple`. Items whose indices are of another
+    `kind` are in other runs.
     """
     sizes = groupby(items, key=lambda item: (*item.photo.pixels.shape[-2:], kind(item.index)))
     for (height, width, _), group in sizes:
-        padded = math.ceil(height / multiple) * math.ceil(width / multiple) * multiple**2
+        rows, columns = enlarged_size(height, width, smallest)
+        padded = math.ceil(rows / multiple) * math.ceil(columns / multiple) * multiple**2
         run, limit = list(group), max(1, pixels // padded)
         yield from (run[start : start + limit] for start in range(0, len(run), limit))
 

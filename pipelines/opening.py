@@ -12,6 +12,7 @@ from resdiff.checkpoints import resshift
 from resdiff.checkpoints.cache import inside
 from resdiff.checkpoints.descriptions import pipeline_description
 from resdiff.checkpoints.fetch import fetch
+from resdiff.checkpoints.folders import REFUSALS
 from resdiff.checkpoints.known import BUNDLED, KNOWN, bundled_folder
 from resdiff.checkpoints.known_seesr import DAPE_FILE, RAM_FILE, SEESR_MODELS, known_model
 from resdiff.checkpoints.saved import check_class, check_component, check_weights, is_component
@@ -24,8 +25,6 @@ from resdiff.pipelines.resshift import ResShiftPipeline
 if TYPE_CHECKING:  # imports transformers' networks, which the other families do not need
     from resdiff.checkpoints import seesr
 
-# what diffusers and constructors raise on a description that somebody edited or that is damaged
-REFUSALS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 RESSHIFT_OPTIONS = ("known_as", "vae_file")
 SEESR_OPTIONS = ("known_as", "base", "ram_file", "dape_file")
 

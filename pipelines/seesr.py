@@ -25,8 +25,9 @@ from resdiff.fingerprint import fingerprint
 from resdiff.images import Photo
 from resdiff.models.ram import RAM, tagger_input
 from resdiff.models.seesr import IMAGE_DIM, SeeSRControlNet, SeeSRUNet
+from resdiff.models.vae_layers import vae_factor
 from resdiff.noise import Noise
-from resdiff.pipelines.autoencoding import VaeTiles, decode, encode, vae_factor
+from resdiff.pipelines.autoencoding import VaeTiles, decode, encode
 from resdiff.pipelines.base import OnStep, SRPipeline
 from resdiff.pipelines.call import Call, Tile
 from resdiff.pipelines.denoising import Denoiser
@@ -38,7 +39,7 @@ from resdiff.pipelines.seesr_options import AdapterOptions, SeeSROptions
 from resdiff.resize import bicubic
 from resdiff.schedulers.ddpm import DDPMScheduler, StockDDPMScheduler
 from resdiff.schedulers.named import scheduler_named
-from resdiff.text.clip import encode_text, equal_lengths
+from resdiff.text.clip import LongPrompt, encode_text, equal_lengths
 from resdiff.text.prompts import ADDED_PROMPT, NEGATIVE_PROMPT
 from resdiff.text.tags import read_tags, tags_key, write_tags
 
@@ -204,7 +205,7 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
         self,
         text: str,
         *,
-        long_prompt: str = "truncate",
+        long_prompt: LongPrompt = "truncate",
         prompt_weighting: bool = False,
         clip_skip: int | None = None,
     ) -> Tensor:
@@ -213,7 +214,7 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
             self.tokenizer,
             self.text_encoder,
             self.maybe_convert_prompt(text, self.tokenizer),
-            long_prompt=long_prompt,  # type: ignore[arg-type]
+            long_prompt=long_prompt,
             clip_skip=clip_skip,
             weighting=prompt_weighting,
             device=self._execution_device,
@@ -242,17 +243,21 @@ class SeeSRPipeline(SRPipeline, StableDiffusionLoraLoaderMixin, TextualInversion
         if options.image_embeds is not None:
             tokens = list(given_rows("image_embeds", options.image_embeds, IMAGE_DIM, len(photos)))
         asks = options.prompt_embeds is None
+        tagger = fingerprint(self.tagger) if options.tags_cache and asks and self.tagger is not None else None
         for i, photo in enumerate(photos):
             if tokens[i] is None or (tags[i] is None and asks):
-                embeds, found = self._tagged(photo, options, asks and tags[i] is None)
+                embeds, found = self._tagged(photo, asks and tags[i] is None, tagger)
                 tokens[i] = embeds if tokens[i] is None else tokens[i]
                 tags[i] = found if tags[i] is None else tags[i]
         return tags, tokens
 
-    def _tagged(self, photo: Photo, options: AdapterOptions, asks: bool) -> tuple[Tensor, str | None]:
-        """Ask the tagger for the tokens of a photo and, where asked, for its tags, which a file beside it may know."""
-        path = photo.path if asks and options.tags_cache else None
-        key = "" if path is None else tags_key(path, fingerprint(self.tagger))
+    def _tagged(self, photo: Photo, asks: bool, kept_as: str | None) -> tuple[Tensor, str | None]:
+        """Ask the tagger for the tokens of a photo and, where asked, for its tags.
+
+        kept_as: the tagger's name in the file beside the photo that may know them already; None: there is none.
+        """
+        path = photo.path if asks and kept_as is not None else None
+        key = "" if path is None or kept_as is None else tags_key(path, kept_as)
         tags = None if path is None else read_tags(path, key)
         pixels = tagger_input(photo.pixels[None].to(self._execution_device), self.tagger.config.image_res)
         seen = self.tagger(pixels.to(self.tagger.dtype), with_logits=asks and tags is None)

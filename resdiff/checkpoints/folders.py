@@ -12,10 +12,9 @@ from accelerate import init_empty_weights
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
-from resdiff.checkpoints.cache import inside
 from resdiff.checkpoints.descriptions import json_object
 from resdiff.checkpoints.io import CheckpointError, read_shapes, read_state_dict
-from resdiff.checkpoints.saved import check_numbers
+from resdiff.checkpoints.saved import check_numbers, shards
 
 # As diffusers and transformers name them, safetensors first.
 WEIGHTS = (
@@ -49,7 +48,7 @@ def weight_files(folder: Path) -> list[Path]:
                 return [file]
             for index in (f"{stem}{variant}.{suffix}.index.json", f"{stem}.{suffix}.index{variant}.json"):
                 if (folder / index).is_file():
-                    return _shards(folder / index)
+                    return shards(folder / index)
     return []
 
 
@@ -88,17 +87,6 @@ def build(make: Callable[[dict[str, Any]], Network], config: dict[str, Any], sou
     except REFUSALS as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{source} describes no usable network ({said}); download it again") from error
-
-
-def _shards(index: Path) -> list[Path]:
-    names = json_object(index).get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise CheckpointError(f"{index} is not an index of weights; download it again")
-    files = [inside(index.parent, name) for name in sorted(set(names.values()))]
-    for file in files:
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing, which {index.name} names; download it again")
-    return files
 
 
 def _numbers(value: object) -> Iterator[int]:

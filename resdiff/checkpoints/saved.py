@@ -11,7 +11,7 @@ import torch
 
 from resdiff.checkpoints.cache import inside
 from resdiff.checkpoints.descriptions import json_object
-from resdiff.checkpoints.io import check_fit, read_shapes
+from resdiff.checkpoints.io import CheckpointError, check_fit, read_shapes
 from resdiff.checkpoints.known_seesr import FLAG
 
 LARGEST = 2**20  # that an integer of a network's or scheduler's configuration may be; real ones stay far below
@@ -31,15 +31,22 @@ def check_component(folder: Path) -> None:
         if not path.is_file() and not path.is_dir():
             raise ValueError(f"{path} is no regular file; copy the folder again")
     for index in sorted(folder.glob("*.index.json")):
-        names = json_object(index).get("weight_map")
-        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            raise ValueError(f"{index} is not an index of weights; copy it again")
-        for name in sorted(set(names.values())):
-            if not inside(folder, name).is_file():
-                raise ValueError(f"{folder / name} is missing, which {index.name} names; copy it again")
+        shards(index)
     tensors = sum(len(read_shapes(file)) for file in weight_files(folder))
     for config in sorted(folder.glob("*config.json")):
         check_numbers(config, json_object(config), tensors)
+
+
+def shards(index: Path) -> list[Path]:
+    """Return the files that an index of weights names; raises CheckpointError, one line, if it is none or one is missing."""
+    names = json_object(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(f"{index} is not an index of weights; copy or download it again")
+    files = [inside(index.parent, name) for name in sorted(set(names.values()))]
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing, which {index.name} names; copy or download it again")
+    return files
 
 
 def check_class(folder: Path, of: list[str]) -> None:

@@ -20,7 +20,7 @@ from resdiff.checkpoints import hub
 from resdiff.checkpoints.cache import cache_dir, offline, show_licence
 from resdiff.checkpoints.folders import build, read_config, read_weights, weight_files
 from resdiff.checkpoints.io import CheckpointError, check_fit, load_strictly, read_shapes, read_state_dict
-from resdiff.checkpoints.known_seesr import SD2_BASE, KnownBase
+from resdiff.checkpoints.known_seesr import FLAG, SD2_BASE, KnownBase
 from resdiff.checkpoints.ldm import Part, State, current_names, left_over, part_of
 
 Configs = Mapping[str, dict[str, Any]]  # of "vae", "text_encoder", "unet", and for folders "scheduler"
@@ -152,7 +152,7 @@ def load_base(base: Base, dtype: torch.dtype = torch.float32) -> BaseComponents:
 
     Raises CheckpointError; ValueError without open_clip, where the base comes without tokenizer.
     """
-    show_licence(base.known)  # reads name, url and licence
+    show_licence(base.known)
     text_encoder = _load(base, "text_encoder", dtype)
     return {
         "vae": _load(base, "vae", dtype),
@@ -187,7 +187,7 @@ def _locate(where: str | Path | None, known: KnownBase, beside: Sequence[Path], 
         if (folder := hub.cached(repository)) is not None and is_whole(folder):
             return folder
     if not offline():
-        show_licence(known)  # reads name, url and licence
+        show_licence(known)
     reasons = []
     for repository in known.mirrors if where is None else repositories:
         try:
@@ -231,7 +231,7 @@ def _kind_of_folder(path: Path) -> str | None:
     if (path / "transformer").is_dir():
         return "a model with a transformer in place of the UNet"
     return _kind(
-        bool(unet.get("use_image_cross_attention")) or (path / "controlnet").is_dir(),
+        bool(unet.get(FLAG)) or (path / "controlnet").is_dir(),
         (path / "text_encoder_2").is_dir(),
         unet.get("cross_attention_dim", text.get("hidden_size")),
         unet.get("in_channels"),

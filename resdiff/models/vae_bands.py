@@ -29,6 +29,7 @@ from resdiff.models.vae_layers import (
     encoder_layers,
     execution_device,
     scale_and_shift,
+    vae_factor,
 )
 
 BAND_POSITIONS = 2**16  # of a band, where the caller does not say how many rows
@@ -275,7 +276,7 @@ def encode_in_bands(
         ValueError: a side is shorter than the VAE's factor, `rows` is below 1, the VAE has a layer of another kind or
             is offloaded by blocks.
     """
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    factor = vae_factor(vae)
     if min(image.shape[-2:]) < factor:
         raise ValueError(f"image is {image.shape[-2]}x{image.shape[-1]}; both sides must be at least {factor}")
     return run(vae.encoder, encoder_layers(vae.encoder), image, bands_for(vae, image, rows, hold))

@@ -8,7 +8,7 @@ from the untiled one. `vae_bands` has neither difference.
 import math
 from collections.abc import Callable, Iterable
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from resdiff.attention import attention
-from resdiff.models.vae_layers import check_offloading, decoder_layers, encoder_layers, scale_and_shift
+from resdiff.models.vae_layers import check_offloading, decoder_layers, encoder_layers, scale_and_shift, vae_factor
 
 ENCODER_PAD = 32  # pixels around a tile
 DECODER_PAD = 11  # latents around a tile
@@ -199,10 +199,27 @@ def run_tiled(
     return out
 
 
-def check_tile(tile: int) -> None:
-    """Raise ValueError for a tile without pixels."""
+def hooked(
+    vae: AutoencoderKL,
+    net: Encoder | Decoder,
+    layers_of: Callable[[Any], list[nn.Module]],
+    x: Tensor,
+    tile: int,
+    pad: int,
+    fast: bool,
+    *,
+    up: int = 1,  # output side over input side, or
+    down: int = 1,  # input side over output side
+) -> Tensor:
+    """Apply a half of the VAE to `x`, in tiles where it is longer than one with its padding; see below for errors."""
     if tile < 1:
         raise ValueError(f"tile is {tile}; give 1 or more")
+    height, width = x.shape[-2:]
+    if max(height, width) <= tile + 2 * pad:
+        return net(x)
+    check_offloading(vae)
+    small = thumbnail(x, tile, least=down) if fast else None
+    return run_tiled(net, layers_of(net), x, tile_layout(height, width, tile, pad, up=up, down=down), small)
 
 
 @apply_forward_hook
@@ -227,15 +244,7 @@ def encode_hooked(
         ValueError: `tile` is below 1 or, where it matters, no multiple of the VAE's factor; the image is too long for
             the fast mode; the VAE has a layer of another kind or is offloaded by blocks.
     """
-    check_tile(tile)
-    height, width = image.shape[-2:]
-    if max(height, width) <= tile + 2 * ENCODER_PAD:
-        return vae.encoder(image)
-    check_offloading(vae)
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    layout = tile_layout(height, width, tile, ENCODER_PAD, down=factor)
-    small = thumbnail(image, tile, least=factor) if fast else None
-    return run_tiled(vae.encoder, encoder_layers(vae.encoder), image, layout, small)
+    return hooked(vae, vae.encoder, encoder_layers, image, tile, ENCODER_PAD, fast, down=vae_factor(vae))
 
 
 @apply_forward_hook
@@ -260,12 +269,4 @@ def decode_hooked(
         ValueError: `tile` is below 1, the canvas is too long for the fast mode, the VAE has a layer of another kind or
             is offloaded by blocks.
     """
-    check_tile(tile)
-    height, width = z.shape[-2:]
-    if max(height, width) <= tile + 2 * DECODER_PAD:
-        return vae.decoder(z)
-    check_offloading(vae)
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    layout = tile_layout(height, width, tile, DECODER_PAD, up=factor)
-    small = thumbnail(z, tile, least=1) if fast else None
-    return run_tiled(vae.decoder, decoder_layers(vae.decoder), z, layout, small)
+    return hooked(vae, vae.decoder, decoder_layers, z, tile, DECODER_PAD, fast, up=vae_factor(vae))

@@ -86,6 +86,11 @@ def decoder_layers(decoder: Decoder) -> list[nn.Module]:
     return layers
 
 
+def vae_factor(vae: AutoencoderKL) -> int:
+    """Return the image's side over that of its latents."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
 # --- where the weights are ---------------------------------------------------------------------------------------
 
 

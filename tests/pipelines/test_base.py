@@ -259,6 +259,12 @@ def test_small_images_are_counted_as_large_as_they_are_padded() -> None:
     assert [len(batch) for batch in batches] == [4] * 10
 
 
+def test_small_images_are_counted_as_large_as_they_are_enlarged() -> None:
+    items = [Item(i, p, None) for i, p in enumerate(read_photos([photo(9, 12)] * 7))]
+    batches = list(same_size_batches(items, 2 * 128 * 172, multiple=2, smallest=128))
+    assert [len(batch) for batch in batches] == [2, 2, 2, 1]
+
+
 def test_a_tile_larger_than_the_image_changes_nothing(pipe) -> None:
     run = [pipe(photo(), generator=seeded(), tile=tile, output_type="pt").images for tile in ("off", "auto", 4096)]
     assert torch.equal(run[0], run[1]) and torch.equal(run[0], run[2])
