@@ -5,6 +5,7 @@
     python eval/bench_pipeline.py --only folder      # the groups whose title has this word
     python eval/bench_pipeline.py --family seesr --repeats 1
     python eval/bench_pipeline.py --family addsr --repeats 1
+    python eval/bench_pipeline.py --family stablesr --repeats 1
 
 Groups of ResShift: the machine's best dtype against float32; a folder through `resdiff upscale` against a loop that
 reads, calls and saves; tiles one, two, four at once; blocks compiled against plain ones. On a GPU also 128x128 ->
@@ -13,7 +14,8 @@ networks. Full-size networks have random weights: their cost is that of the publ
 
 Of SeeSR and AddSR, all networks in full size: one step at 512 px (text and image tokens given, so that neither text
 encoder nor tagger is built), decoding untiled and in bands, encoding, the tagger, whole calls; float32 and the machine's
-best dtype. On a GPU all steps at 512 px and a canvas of 2048 px in tiles.
+best dtype. On a GPU all steps at 512 px and a canvas of 2048 px in tiles. Of StableSR likewise; its step stands beside
+that of the UNet alone, its decoding with features of the LR image (fidelity 0.5) beside the base's own.
 
 Within a group the ratio is against its first case. Seconds are the fastest of the repeats after a first call, which is
 shown apart: it tunes and compiles. Memory is the peak above the resident size after import; on a GPU the peak of the
@@ -34,7 +36,7 @@ from typing import Any
 from resdiff.eval import bench_cases
 from resdiff.eval.bench_cases import Measurement
 
-FAMILIES = ("resshift", "seesr", "addsr")
+FAMILIES = ("resshift", "seesr", "addsr", "stablesr")
 Groups = Mapping[str, Sequence[Any]]  # title -> cases, the one to compare with first
 Target = Callable[[Any, Measurement], str]
 
@@ -56,15 +58,13 @@ def family_named(name: str) -> Family:
         return Family(
             bench_cases.Case, bench_cases.groups, bench_cases.left_out, bench_cases.target, bench_cases.measure
         )
-    from resdiff.eval import bench_stable_diffusion as adapters
+    if name == "stablesr":
+        from resdiff.eval import bench_stablesr as stablesr
 
-    return Family(
-        adapters.Case,
-        partial(adapters.groups, name),
-        partial(adapters.left_out, name),
-        adapters.target,
-        adapters.measure,
-    )
+        return Family(stablesr.Case, stablesr.groups, stablesr.left_out, stablesr.target, stablesr.measure)
+    from resdiff.eval import bench_seesr as seesr
+
+    return Family(seesr.Case, partial(seesr.groups, name), partial(seesr.left_out, name), seesr.target, seesr.measure)
 
 
 def table(results: list[tuple[Any, Measurement]], target: Target) -> str:

@@ -18,8 +18,8 @@ from resdiff.models.ram import RAM, tagger_input_bicubic
 from resdiff.models.seesr import SeeSRControlNet, SeeSRUNet
 from resdiff.noise import Noise
 from resdiff.pipelines.base import OnStep
-from resdiff.pipelines.seesr import SeeSRPipeline, checked_scheduler
-from resdiff.pipelines.seesr_guidance import SeeSRGuidance
+from resdiff.pipelines.sampling import checked_scheduler
+from resdiff.pipelines.seesr import SeeSRGuidance, SeeSRPipeline
 from resdiff.pipelines.seesr_options import AddSROptions
 from resdiff.schedulers.ddpm import DDPMScheduler
 from resdiff.schedulers.named import scheduler_named
@@ -76,15 +76,16 @@ class AddSRPipeline(SeeSRPipeline):
         timesteps = torch.tensor(TIMESTEPS[:steps], device=image.device)
         alphas_cumprod = scheduler.alphas_cumprod.to(image.device)
         x = x0 = self.begin(image, noise, scheduler, timesteps[:1], options)
-        denoise = self.denoiser(image, guidance)
+        denoise = self.controlled(image, guidance)
         for i, t in enumerate(self.progress_bar(timesteps)):
             if self.interrupt:
                 break
             if i > 0:
                 x = scheduler.add_noise(x0, noise(i, x.shape), t[None])
                 if options.psr_weight > 0 or i == 1:  # without a prediction in it, it is the same in all later steps
-                    denoise = replace(denoise, **self.refined(image, x0, guidance))
-            output = denoise(x, t, options.controlnet_conditioning_scale)
+                    seen = self.refined(image, x0, guidance)
+                    denoise = replace(denoise, networks=replace(denoise.networks, **seen))
+            output = denoise(x, t, conditioning_scale=options.controlnet_conditioning_scale)
             x0 = predict_x0(output, x, alphas_cumprod[t], scheduler.config.prediction_type)
             x0 = on_step(i, t, x0, x0)
         return x0

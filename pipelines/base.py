@@ -5,7 +5,7 @@ output types happen here, by calling pure functions; nothing here names a family
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from resdiff.color import ColorFix
 from resdiff.images import Photo
 from resdiff.memory import align
 from resdiff.noise import Noise, seeds_from
-from resdiff.pipelines.call import Call, ColorChoice, NoOptions, OutputType, Prompt, Tile, options_of
+from resdiff.pipelines.call import Call, ColorChoice, Fidelity, NoOptions, OutputType, Prompt, Tile, options_of
 from resdiff.pipelines.callbacks import StepShower
 from resdiff.pipelines.components import ComponentsMixin
 from resdiff.pipelines.finishing import ImageOutput, collate, collected, cropped, finished, known_pixels_kept
@@ -51,6 +51,16 @@ BATCH_PIXELS = 512 * 512  # LR pixels that run through the network together
 Callback = Callable[["SRPipeline", int, int, dict[str, Tensor]], dict[str, Tensor]]
 OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 NoiseOf = Callable[[list[Box]], Noise]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Results of one size on their way, from top to bottom."""
+
+    bands: Iterator[Tensor]  # (B, 3, rows, W) in [-1, 1]
+    size: tuple[int, int]  # (H, W) of all bands together
+    tile_side: Callable[[], int | None]  # in LR pixels, None: untiled; known when the bands are through
+    is_turned: bool = False  # rows and columns are exchanged
 
 
 @dataclass
@@ -100,8 +110,11 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
                 checkpoint file, or SeeSR's or AddSR's folder as published.
             dtype: of the networks, float32 by default.
             known_as, vae_file: for published files, see `resdiff.checkpoints`; vae_file also beside a known name.
-            base, ram_file, dape_file: of SeeSR and AddSR, published or by name: Stable Diffusion (a folder, a single
-                file or an id of the hub) and the tagger's weights, where they do not lie beside the model.
+            base: of SeeSR, AddSR and StableSR, published or by name: Stable Diffusion (a folder, a single file or an id
+                of the hub), where it does not lie beside the model or in its file.
+            ram_file, dape_file: of SeeSR and AddSR: the tagger's weights, where they do not lie beside the model.
+            cfw_file, prediction_type: of StableSR: the weights behind `fidelity`, and what the network predicts,
+                "epsilon" or "v_prediction", where that is not what is known of the model.
             progress: whether a download shows a bar.
 
         Raises ValueError in one line for an unknown name, a file that cannot be used or cannot be had.
@@ -138,9 +151,16 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
         """Embed one text that is not empty, (1, ...); exactly zero where no word of it is known."""
         raise NotImplementedError
 
-    def decode(self, latents: Tensor, guidance: Any = UNGUIDED) -> Tensor:
-        """Turn the result of `restore`, under the same `guidance`, into images (B, 3, h * native_scale, w * native_scale), about [-1, 1]."""
+    def decode(self, latents: Tensor, guidance: Any = UNGUIDED, lq: Tensor | None = None) -> Tensor:
+        """Turn what `restore` made of `lq`, under the same `guidance`, into images about [-1, 1].
+
+        lq: as `restore` was given it, (B, 3, h, w). Returns (B, 3, h * native_scale, w * native_scale).
+        """
         return latents
+
+    def in_order(self, call: Call) -> bool:
+        """Whether a call's random draws come from `generator` itself, in order of use, as published."""
+        return isinstance(self.as_tiling(call.tile, call.tile_batch), Chop)
 
     def default_tiling(self, size: int | None = None) -> Smooth:
         """Return the largest tiles of tile="auto", or those of about `size` LR pixels."""
@@ -172,7 +192,7 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
         """Steps taken when the caller does not say."""
         return 1
 
-    def steps_taken(self, num_inference_steps: int | None, fidelity: float | None) -> int:
+    def steps_taken(self, num_inference_steps: int | None, fidelity: Fidelity) -> int:
         """Return the steps of a call. Raises ValueError where the two do not go together."""
         return self.default_steps if num_inference_steps is None else num_inference_steps
 
@@ -198,7 +218,7 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
         *,
         negative_prompt: Prompt = None,
         guidance_scale: float | None = None,
-        fidelity: float | None = None,
+        fidelity: Fidelity = None,
         mask: Any = None,
         scale: float | None = None,
         num_inference_steps: int | None = None,
@@ -226,8 +246,9 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
             negative_prompt: what the result shall not be, as `prompt`.
             guidance_scale: weight of the prompt against the negative one, or against none; 1 is the prompt alone, more
                 exaggerates. None is the model's own: 1, and 2 with a negative prompt. Other than 1 takes twice as long.
-            fidelity: 1 is the result that is right on average, in one step; 0 the one with most detail; between them
-                the images are blended. None leaves it to the number of steps. For models that have such a dial.
+            fidelity: 1 is the result nearest to the input, 0 the one with most detail of the model's own. None is the
+                model's own. For models that have such a dial: the bundled one blends what its first step and its last
+                one predict, StableSR fuses features of the input, where it may be a tensor or list, one per image.
             mask: for inpainting models: grey image of lr's size, white where the content is unknown.
             scale: output over input size; None is the model's own. Sides become floor(side * scale + 0.5).
             num_inference_steps: None is the model's own.
@@ -272,21 +293,25 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
             )
         )
         scale, steps = call.scale, call.num_inference_steps
-        tiling = self.as_tiling(tile, tile_batch)
+        in_order = self.in_order(call)
         on_step = StepShower(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         self._interrupt, self._num_timesteps = False, steps
 
         # 2. Read images, masks and words; every result has its own seed
         photos, masks = read_photos_and_masks(lr, mask)
         count = len(photos) * num_images_per_prompt
-        if latents is not None and isinstance(tiling, Chop):
-            raise ValueError('latents are not for tile="reference", which draws the noise of each tile; leave one out')
+        if latents is not None and in_order:
+            raise ValueError(
+                'latents are not for tile="reference" or faithful=True, which draw all noise in the published order; '
+                "leave one out"
+            )
         if latents is not None:
             check_latents(latents, count, [self.latent_shape(*photo.pixels.shape[-2:]) for photo in photos])
-        seeds = None if isinstance(tiling, Chop) else seeds_from(generator, count)
+        seeds = None if in_order else seeds_from(generator, count)
         items = [Item(i, photos[i // num_images_per_prompt], masks[i // num_images_per_prompt]) for i in range(count)]
         guidance, prompts = self.steer(call, photos)
         rescue = Rescue(self.networks)
+        tiling = self.as_tiling(tile, tile_batch)
         at_once = min(tiling.size**2 if isinstance(tiling, Smooth) else self.batch_pixels, self.batch_pixels)
 
         results: list[Any] = []
@@ -295,7 +320,7 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
             height, width = batch[0].photo.pixels.shape[-2:]
             asked = scaled_size(height, width, scale)
             lq = stacked([item.photo.pixels for item in batch]).to(self._execution_device)
-            lq = enlarged(lq, self.smallest_side)
+            lq = lq if in_order else enlarged(lq, self.smallest_side)  # published sizes are the family's own
             hole = None if mask is None else torch.stack([item.mask for item in batch if item.mask is not None]).to(lq)
             lq = lq if hole is None else lq * (1 - hole) - hole  # what is unknown is black
 
@@ -305,45 +330,20 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
             else:
                 first = None if latents is None else latents[batch[0].index : batch[-1].index + 1]
                 noise_of = partial(seeded_noise, [seeds[item.index] for item in batch], lq.device, first)
-            canvas = lq if hole is None else torch.cat([lq, hole], dim=1)
             steering = guidance.of_images([item.index for item in batch])
-            chain = partial(
-                self.restore_padded,
-                noise_of=noise_of,
-                num_inference_steps=steps,
-                on_step=on_step,
-                guidance=steering,
-            )
+            means = {"noise_of": noise_of, "on_step": on_step, "guidance": steering}
             if output_type == "latent":
+                canvas = lq if hole is None else torch.cat([lq, hole], dim=1)
                 whole = [Box(0, 0, *canvas.shape[-2:])]
-                results.extend(rescue(partial(chain, canvas, whole)))
+                results.extend(rescue(partial(self.restore_padded, canvas, whole, num_inference_steps=steps, **means)))
                 tile_sizes += [None] * len(batch)
                 continue
-            restore: Restore | Halving = partial(self.restore_tiles, chain=chain, rescue=rescue, guidance=steering)
-            turn = isinstance(tiling, Smooth) and lq.shape[-1] > max(lq.shape[-2], tiling.size)
-            if turn:  # bands across the short side take less memory
-                restore, canvas, lq, hole = turned(restore), canvas.mT, lq.mT, None if hole is None else hole.mT
-                asked = asked[1], asked[0]
-            if isinstance(tiling, Smooth):  # padding first keeps the tiles on the network's grid
-                canvas, _ = pad_to_multiple(canvas, self.padding_multiple)
-                fitting = self._fitting_tiles.get((tiling.size, tile_batch), tiling.size)
-                restore = Halving(restore, self.native_scale, self.default_tiling, fitting, self.give_back)
-            bands = restored_bands(restore, canvas, tiling, self.native_scale, tile_batch)
+            stream = self.restored(lq, hole, asked, call, generator=generator, rescue=rescue, **means)
 
-            # 4. Asked size, colour, known pixels
-            height, width = lq.shape[-2:]
-            native = height * self.native_scale, width * self.native_scale
-            bands = cropped(bands, native)
-            fix = self.default_color_fix if color_fix == "auto" else color_fix
-            bands = finished(bands, native, asked, lq, fix, color_fix_strength)
-            if hole is not None:
-                bands = known_pixels_kept(bands, lq, hole)
-
-            # 5. Alpha, bit depth, output type
-            results += collected(bands, [item.photo for item in batch], asked, output_type, turn)
-            tile_sizes += [guidance.tile_side(height, width) or used_tile(tiling, restore, height, width)] * len(batch)
-            if isinstance(restore, Halving) and isinstance(tiling, Smooth):  # what was learnt holds for the next images
-                self._fitting_tiles[tiling.size, tile_batch] = restore.limit
+            # 4. Alpha, bit depth, output type
+            photos_of = [item.photo for item in batch]
+            results += collected(stream.bands, photos_of, stream.size, output_type, stream.is_turned)
+            tile_sizes += [stream.tile_side()] * len(batch)
         self.maybe_free_model_hooks()
         images = collate(results, output_type)
         return SRPipelineOutput(images=images, tile_sizes=tile_sizes, prompts=prompts) if return_dict else (images,)
@@ -426,6 +426,55 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
             )
         return chop.at_scale(self.native_scale)
 
+    def restored(
+        self,
+        lq: Tensor,  # (B, 3, h, w)
+        hole: Tensor | None,  # (B, 1, h, w), the mask
+        asked: tuple[int, int],  # size of the result
+        call: Call,
+        *,
+        generator: torch.Generator | Sequence[torch.Generator] | None,  # for families that draw from it themselves
+        rescue: Rescue,
+        noise_of: NoiseOf,
+        on_step: OnStep,
+        guidance: Steering,
+    ) -> Stream:
+        """Restore a batch of one size, whole or by tiles, at the asked size and with corrected colours."""
+        chain = partial(
+            self.restore_padded,
+            noise_of=noise_of,
+            num_inference_steps=call.num_inference_steps,
+            on_step=on_step,
+            guidance=guidance,
+        )
+        tiling = self.as_tiling(call.tile, call.tile_batch)
+        canvas = lq if hole is None else torch.cat([lq, hole], dim=1)
+        restore: Restore | Halving = partial(self.restore_tiles, chain=chain, rescue=rescue, guidance=guidance)
+        turn = isinstance(tiling, Smooth) and lq.shape[-1] > max(lq.shape[-2], tiling.size)
+        if turn:  # bands across the short side take less memory
+            restore, canvas, lq, hole = turned(restore), canvas.mT, lq.mT, None if hole is None else hole.mT
+            asked = asked[1], asked[0]
+        if isinstance(tiling, Smooth):  # padding first keeps the tiles on the network's grid
+            canvas, _ = pad_to_multiple(canvas, self.padding_multiple)
+            fitting = self._fitting_tiles.get((tiling.size, call.tile_batch), tiling.size)
+            restore = Halving(restore, self.native_scale, self.default_tiling, fitting, self.give_back)
+        bands = restored_bands(restore, canvas, tiling, self.native_scale, call.tile_batch)
+
+        height, width = lq.shape[-2:]
+        native = height * self.native_scale, width * self.native_scale
+        bands = cropped(bands, native)
+        fix = self.default_color_fix if call.color_fix == "auto" else call.color_fix
+        bands = finished(bands, native, asked, lq, fix, call.color_fix_strength)
+        if hole is not None:
+            bands = known_pixels_kept(bands, lq, hole)
+
+        def tile_side() -> int | None:
+            if isinstance(restore, Halving) and isinstance(tiling, Smooth):  # what was learnt holds for the next images
+                self._fitting_tiles[tiling.size, call.tile_batch] = restore.limit
+            return guidance.tile_side(height, width) or used_tile(tiling, restore, height, width)
+
+        return Stream(bands, asked, tile_side, turn)
+
     def restore_padded(
         self,
         tiles: Tensor,  # (T B, 3, h, w), or 4 channels with the mask; tile-major
@@ -463,7 +512,8 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
         Raises RuntimeError when they are not finite, see `Rescue`.
         """
         height, width = (side * self.native_scale for side in tiles.shape[-2:])
-        return rescue(lambda: self.decode(chain(tiles, boxes), guidance)[..., :height, :width]).clamp(-1, 1)
+        lq, _ = pad_to_multiple(tiles[:, :3], self.padding_multiple)
+        return rescue(lambda: self.decode(chain(tiles, boxes), guidance, lq)[..., :height, :width]).clamp(-1, 1)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, *, dtype: torch.dtype | None = None, **changes: Any) -> Self:

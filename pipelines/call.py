@@ -10,8 +10,10 @@ from resdiff.tiling import Chop, Smooth
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 Prompt: TypeAlias = "str | Callable[[Image], str] | Sequence[str] | None"
+Fidelity: TypeAlias = "float | Sequence[float] | Tensor | None"
 OutputType: TypeAlias = ImageOutput | Literal["latent"]
 ColorChoice: TypeAlias = Literal["auto"] | ColorFix
 Tile: TypeAlias = str | int | Chop | Smooth
@@ -29,7 +31,7 @@ class Call:
     prompt: Prompt = None
     negative_prompt: Prompt = None
     guidance_scale: float | None = None
-    fidelity: float | None = None
+    fidelity: Fidelity = None
     mask: Any = None
     scale: float | None = None
     num_inference_steps: int | None = None

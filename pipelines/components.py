@@ -31,6 +31,11 @@ class ComponentsMixin:
         """Those that run for every image, tile or step, so that compiling and recording them pays."""
         return [network for network in self.networks if network is not self.components.get("text_encoder")]
 
+    @property
+    def recorded_networks(self) -> list[nn.Module]:
+        """Those whose calls CUDA graphs record."""
+        return self.image_networks
+
     def set_attention(self, backend: Backend) -> Backend:
         """Choose how attention is computed: "sdpa" (torch's kernels, the default), "xformers" or "eager" (the formula).
 
@@ -68,16 +73,16 @@ class ComponentsMixin:
 
     def give_back(self) -> None:
         """Free what is held for speed alone: recorded CUDA graphs, and what torch's allocator keeps."""
-        forget_recordings(self.image_networks)
+        forget_recordings(self.recorded_networks)
         give_back()
 
     def enable_cuda_graphs(self, limit: int = 8) -> None:
         """Record and replay the networks' calls on CUDA devices, `limit` shapes each; see `resdiff.cuda_graphs`."""
-        enable_cuda_graphs(self.image_networks, limit)
+        enable_cuda_graphs(self.recorded_networks, limit)
 
     def disable_cuda_graphs(self) -> None:
         """Call the networks directly again, and free what was recorded."""
-        disable_cuda_graphs(self.image_networks)
+        disable_cuda_graphs(self.recorded_networks)
 
     def enable_group_offload(
         self,

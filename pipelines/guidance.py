@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from resdiff.images import Photo
-from resdiff.pipelines.call import Prompt
+from resdiff.pipelines.call import Fidelity, Prompt
 
 
 class Steering(Protocol):
@@ -159,9 +159,7 @@ def one_per_result(name: str, said: Prompt, photos: Sequence[Photo], results: in
     return [text.strip() for text in texts for _ in range(results // len(photos))]
 
 
-def check_guidance(
-    prompt: Prompt, negative_prompt: Prompt, guidance_scale: float | None, fidelity: float | None
-) -> None:
+def check_guidance(prompt: Prompt, negative_prompt: Prompt, guidance_scale: float | None, fidelity: Fidelity) -> None:
     """Raise ValueError unless prompts are text, the scale is finite and not negative, and fidelity lies in [0, 1]."""
     for name, said in (("prompt", prompt), ("negative_prompt", negative_prompt)):
         texts = [] if said is None or callable(said) else list(said) if isinstance(said, (list, tuple)) else [said]
@@ -169,8 +167,25 @@ def check_guidance(
             raise ValueError(f"{name} is or holds {wrong[0]!r}, which is no text; pass a str, or one per image")
     if guidance_scale is not None and not (_is_number(guidance_scale) and 0 <= guidance_scale < math.inf):
         raise ValueError(f"guidance_scale={guidance_scale!r} must be a number from 0, such as 1 or 2.5")
-    if fidelity is not None and not (_is_number(fidelity) and 0 <= fidelity <= 1):
-        raise ValueError(f"fidelity={fidelity!r} must lie between 0 (most detail) and 1 (right on average)")
+    values = fidelity.flatten().tolist() if isinstance(fidelity, Tensor) else fidelity
+    values = list(values) if isinstance(values, (list, tuple)) else [] if values is None else [values]
+    if wrong_values := [value for value in values if not (_is_number(value) and 0 <= value <= 1)]:
+        raise ValueError(f"fidelity={wrong_values[0]!r} must lie between 0 (most detail) and 1 (nearest to the input)")
+
+
+def fidelity_per_result(fidelity: Fidelity, images: int, results: int, default: float) -> tuple[float, ...]:
+    """Return the fidelity of each of the results, as many of every image and consecutive; `default` where none is said.
+
+    Raises ValueError for a list or tensor that has another length than there are images.
+    """
+    if fidelity is None or _is_number(fidelity):
+        return (float(default if fidelity is None else fidelity),) * results
+    values = torch.as_tensor(fidelity, dtype=torch.float64)
+    if values.ndim > 1 or values.numel() not in (1, images) or (values.ndim == 1 and len(values) != images):
+        raise ValueError(
+            f"fidelity is of shape {tuple(values.shape)} for {images} images; pass a number, or one for each image"
+        )
+    return tuple(values.expand(images).repeat_interleave(results // images).tolist())
 
 
 def _is_number(value: object) -> bool:

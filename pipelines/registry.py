@@ -10,6 +10,7 @@ FAMILIES: dict[str, str] = {
     "ResShiftPipeline": "resdiff.pipelines.resshift",
     "SeeSRPipeline": "resdiff.pipelines.seesr",
     "AddSRPipeline": "resdiff.pipelines.addsr",
+    "StableSRPipeline": "resdiff.pipelines.stablesr",
 }
 
 

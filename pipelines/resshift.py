@@ -5,6 +5,7 @@ has no autoencoder. Super-resolution x4, inpainting and face restoration x1 are 
 """
 
 from functools import partial
+from numbers import Real
 from typing import Self, get_args
 
 import torch
@@ -18,6 +19,7 @@ from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
 from resdiff.noise import Noise
 from resdiff.pipelines.base import OnStep, SRPipeline
+from resdiff.pipelines.call import Fidelity
 from resdiff.pipelines.guidance import UNGUIDED, Guidance, dialled, guided
 from resdiff.resize import BicubicKernel, bicubic
 from resdiff.schedulers.resshift import ResShiftScheduler
@@ -105,9 +107,11 @@ class ResShiftPipeline(SRPipeline):
         """Whether the network has a predictor: the first step then gives the posterior mean."""
         return hasattr(self.unet, "predict")
 
-    def steps_taken(self, num_inference_steps: int | None, fidelity: float | None) -> int:
+    def steps_taken(self, num_inference_steps: int | None, fidelity: Fidelity) -> int:
         """Return the steps of a call: the first gives all of `fidelity` 1, and less of it takes a second."""
         steps = super().steps_taken(num_inference_steps, fidelity)
+        if not (fidelity is None or isinstance(fidelity, Real)):
+            raise ValueError("fidelity is one number for all images of this model; pass a float")
         if fidelity is not None and fidelity < 1 and steps < 2:
             raise ValueError(
                 f"fidelity={fidelity} needs at least 2 steps; raise num_inference_steps, or leave out fidelity"
@@ -156,7 +160,7 @@ class ResShiftPipeline(SRPipeline):
         """Return the float32 latents of images (B, 3, H, W) in [-1, 1]; the images themselves without autoencoder."""
         return image if self.vae is None else self.vae.encode(image.to(self.vae.dtype)).float()
 
-    def decode(self, latents: Tensor, guidance: Guidance = UNGUIDED) -> Tensor:
+    def decode(self, latents: Tensor, guidance: Guidance = UNGUIDED, lq: Tensor | None = None) -> Tensor:
         """Return the float32 images of float32 latents, not clamped. Codes are chosen before anything is rounded."""
         return latents if self.vae is None else self.vae.decode(latents).float()
 

@@ -7,13 +7,12 @@ names of the models whose licence was shown. Importing this file does not import
 import logging
 import os
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from resdiff.checkpoints.download import locked, part_files
-from resdiff.checkpoints.known import KNOWN, KnownAutoencoder, KnownModel, known_by_name, stem
-from resdiff.checkpoints.records import record_of
+from resdiff.checkpoints import store
+from resdiff.checkpoints.known import KNOWN, KnownAutoencoder, KnownModel, known_by_name
 
 logger = logging.getLogger("resdiff")
 
@@ -33,8 +32,7 @@ def offline() -> bool:
 
 def address(published: KnownModel | KnownAutoencoder) -> str:
     """Return where a file is downloaded from: its release page, or $RESDIFF_MIRROR, a folder with files of these names."""
-    mirror = os.environ.get("RESDIFF_MIRROR")
-    return f"{mirror.rstrip('/')}/{names_of(published)[0]}" if mirror else published.url
+    return store.address(names_of(published)[0], published.url)
 
 
 def names_of(published: KnownModel | KnownAutoencoder) -> tuple[str, ...]:
@@ -42,17 +40,10 @@ def names_of(published: KnownModel | KnownAutoencoder) -> tuple[str, ...]:
     return published.files if isinstance(published, KnownModel) else (published.file,)
 
 
-def inside(folder: Path, name: str) -> Path:
-    """Return folder / name; raises ValueError unless `name` is a bare file name, which cannot lead out of the folder."""
-    if not name or name in (".", "..") or any(character in name for character in "/\\:\0"):
-        raise ValueError(f"{name!r} is not a file name within {folder}; use a name without / \\ : or ..")
-    return folder / name
-
-
 def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
     """Return the first file in `folders` that has one of `names` or is its `.safetensors` twin."""
-    wanted = _with_twins(names)
-    paths = (inside(Path(folder), name) for folder in folders for name in wanted)
+    wanted = store.with_twins(names)
+    paths = (store.inside(Path(folder), name) for folder in folders for name in wanted)
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -111,25 +102,10 @@ def remove(name: str) -> list[Path]:
     if not folder.is_dir():
         return []
     names = [*names_of(model), *(() if others_with(model) else names_of(model.autoencoder))]
-    removed = []
-    for target in (inside(folder, file) for file in _with_twins(names)):
-        present = [path for path in (target, record_of(target), *part_files(target)) if os.path.lexists(path)]
-        with ExitStack() as stack:
-            if present:
-                stack.enter_context(locked(target, wait=False))
-            for path in present:
-                try:
-                    path.unlink()
-                except OSError as error:
-                    raise ValueError(f"{path} cannot be deleted ({error.strerror}); delete it by hand") from error
-                removed.append(path)
+    removed = store.delete(folder, names)
     with suppress(OSError):
         _licence_marker(model).unlink()
     return removed
-
-
-def _with_twins(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(twin for name in names for twin in (name, f"{stem(name)}.safetensors")))
 
 
 def _licence_marker(model: Licensed) -> Path:

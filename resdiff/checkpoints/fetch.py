@@ -6,25 +6,17 @@ and every name and shape, have been compared.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from resdiff.checkpoints.cache import (
-    address,
-    cache_dir,
-    cached,
-    how_to_get,
-    inside,
-    names_of,
-    offline,
-    others_with,
-    show_licence,
-)
-from resdiff.checkpoints.download import WAITS, DownloadError, download
-from resdiff.checkpoints.io import CheckpointError, check_sums
+from resdiff.checkpoints.cache import cached, how_to_get, names_of, offline, others_with, show_licence
+from resdiff.checkpoints.download import WAITS, DownloadError
+from resdiff.checkpoints.io import CheckpointError
 from resdiff.checkpoints.known import KnownAutoencoder, KnownModel, known_by_name
 from resdiff.checkpoints.layout import check_layout
-from resdiff.checkpoints.records import check_record, write_record
+from resdiff.checkpoints.records import check_record
 from resdiff.checkpoints.resshift import Published, resolve
+from resdiff.checkpoints.verified import check_thoroughly, download_checked, with_remedy
 
 Part = KnownModel | KnownAutoencoder
 
@@ -83,9 +75,7 @@ def verify(name: str) -> Published:
     published = in_cache(name)
     for part, file in ((known, published.unet_file), (known.autoencoder, published.autoencoder_file)):
         with _with_remedy(known, part, file):
-            if not check_record(file, thorough=True):
-                check_sums(file)
-                write_record(file)
+            check_thoroughly(file)
     return published
 
 
@@ -95,25 +85,12 @@ def _parts(known: KnownModel, vae_file: str | Path | None) -> list[Part]:
 
 def _download(part: Part, progress: bool, waits: Sequence[float]) -> None:
     """Download the file of one part into the cache; raises DownloadError."""
-    target = inside(cache_dir(), names_of(part)[0])
-
-    def check(file: Path) -> None:
-        check_sums(file)
-        check_layout(part, file)
-
-    download(address(part), target, check, progress=progress, waits=waits)
-    try:
-        write_record(target)
-    except OSError as error:
-        raise DownloadError(f"{target} is there, but cannot be recorded beside it ({error.strerror})") from error
+    file = names_of(part)[0]
+    download_checked(file, part.url, partial(check_layout, part), progress=progress, waits=waits)
 
 
 @contextmanager
 def _with_remedy(known: KnownModel, part: Part, file: Path) -> Iterator[None]:
-    """Add to what is wrong with a file of the cache how to replace it."""
-    try:
+    shared = part != known and others_with(known)  # then `resdiff models rm` would leave it
+    with with_remedy(f"delete {file}" if shared else f"resdiff models rm {known.name}", known.name):
         yield
-    except (ValueError, OSError) as error:
-        shared = part != known and others_with(known)  # then `resdiff models rm` would leave it
-        delete = f"delete {file}" if shared else f"resdiff models rm {known.name}"
-        raise CheckpointError(f"{error}; to replace it: {delete}, then resdiff models fetch {known.name}") from error

@@ -2,7 +2,7 @@
 
 The wrapper forms are those of zsyOAOA/ResShift and wyf0912/SinSR (a nested `state_dict`, prefixes of DataParallel and
 torch.compile) and of other common trainers; the idea of one explicit list is spandrel's canonicalize.py. Unlike those
-loaders this one never runs code from a pickle and accounts for every key.
+loaders this one never runs code from a pickle, reads the files of trainers all the same, and accounts for every key.
 """
 
 import pickle
@@ -16,6 +16,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.serialization import safe_globals
+
+from resdiff.checkpoints.inert import stand_ins
 
 # Keys under which trainers nest a state dict, the averaged weights first.
 WRAPPERS = ("params_ema", "ema", "model_ema", "state_dict", "model_state_dict", "params", "model")
@@ -198,10 +201,13 @@ def _is_zip(path: Path) -> bool:
 
 
 def _torch_load(path: Path) -> object:
-    """torch.load without code execution, mapped into memory unless the file has the format from before torch 1.6."""
+    """torch.load without code execution, mapped into memory unless the file has the format from before torch 1.6.
+
+    What trainers pickle beside the weights is replaced, see `resdiff.checkpoints.inert`; not in the older format.
+    """
     zipped = _is_zip(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), safe_globals(stand_ins(path) if zipped else []):
             warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the error says it better
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:

@@ -5,11 +5,12 @@ README, configs/ and inference scripts of zsyOAOA/ResShift (2307.12348 and, for 
 wyf0912/SinSR (2311.14760). Importing this file does not import torch.
 """
 
-import difflib
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
+
+from resdiff.checkpoints.unknown import unknown_name
 
 Condition = Literal["resshift", "sinsr"]
 
@@ -213,9 +214,7 @@ def bundled_folder() -> Path:
 def known_by_name(name: str) -> KnownModel:
     """Return the model called `name`; raises ValueError that lists the names, the closest first."""
     if name not in KNOWN:
-        close = difflib.get_close_matches(name.lower(), KNOWN, n=3)
-        names = [*close, *(known for known in KNOWN if known not in close)]
-        raise ValueError(f"{name!r} is not a known model; choose one of {', '.join(names)}")
+        raise unknown_name(name, KNOWN, "model")
     return KNOWN[name]
 
 

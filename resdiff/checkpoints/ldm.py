@@ -102,9 +102,10 @@ def _converted(
 
     def is_used(name: str) -> bool:
         try:
-            return convert({k: x for k, x in state.items() if k != name}).keys() != converted.keys()
+            others = convert({k: x for k, x in state.items() if k != name})
         except LookupError:
             return True
+        return {k for k, x in others.items() if x is not None} != converted.keys()
 
     try:
         converted = convert(dict(state))

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from resdiff.checkpoints.cache import inside
 from resdiff.checkpoints.descriptions import json_object
 from resdiff.checkpoints.io import CheckpointError, check_fit, read_shapes
 from resdiff.checkpoints.known_seesr import FLAG
+from resdiff.checkpoints.store import inside
 
 LARGEST = 2**20  # that an integer of a network's or scheduler's configuration may be; real ones stay far below
 LAYERS = ("num_res_blocks", "num_blocks", "swin_depth")  # options that count parts which have weights each

@@ -186,7 +186,7 @@ def _role(path: Path) -> str:
     if path.is_dir():
         if is_published_folder(path):
             return "model"
-        if has_networks(path):
+        if has_networks(path) or (path / "structure_encoder").is_dir():  # SeeSR's, StableSR's
             raise CheckpointError(f"{path} is a saved pipeline already; use it as it is")
         if (path / "vae").is_dir() or (path / "text_encoder").is_dir():
             return "base"

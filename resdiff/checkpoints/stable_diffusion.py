@@ -1,4 +1,4 @@
-"""Stable Diffusion 2 base (2112.10752), which SeeSR and AddSR adapt: found, checked and loaded, whatever form it has.
+"""Stable Diffusion 2 (2112.10752), which SeeSR, AddSR and StableSR adapt: found, checked and loaded, whatever form it has.
 
 It may be a diffusers folder, a single file in ldm's or diffusers' layout, or a repository of the Hugging Face hub.
 diffusers' own loaders fetch configurations, only warn of names that do not fit, and open a model of another kind; here
@@ -20,8 +20,10 @@ from resdiff.checkpoints import hub
 from resdiff.checkpoints.cache import cache_dir, offline, show_licence
 from resdiff.checkpoints.folders import build, read_config, read_weights, weight_files
 from resdiff.checkpoints.io import CheckpointError, check_fit, load_strictly, read_shapes, read_state_dict
-from resdiff.checkpoints.known_seesr import FLAG, SD2_BASE, KnownBase
+from resdiff.checkpoints.known_bases import SD2_BASE, KnownBase, base_by_file
+from resdiff.checkpoints.known_seesr import FLAG
 from resdiff.checkpoints.ldm import Part, State, current_names, left_over, part_of
+from resdiff.checkpoints.stablesr_layout import STRUCTURE
 
 Configs = Mapping[str, dict[str, Any]]  # of "vae", "text_encoder", "unet", and for folders "scheduler"
 
@@ -58,9 +60,9 @@ SD2_CONFIGS: Configs = {
 }
 # What a folder's configurations must say, because names and sizes of other parts depend on it.
 NEEDED: Mapping[Part, tuple[str, ...]] = {
-    "vae": ("latent_channels", "down_block_types", "up_block_types"),
+    "vae": ("latent_channels", "block_out_channels", "down_block_types", "up_block_types"),
     "text_encoder": ("hidden_size", "num_hidden_layers"),
-    "unet": ("layers_per_block",),
+    "unet": ("block_out_channels", "layers_per_block"),
 }
 OTHER_WIDTHS = {768: "Stable Diffusion 1", 1280: "SDXL's refiner", 2048: "SDXL"}  # of the text, as the UNet sees it
 LATENT_CHANNELS = 4
@@ -91,7 +93,7 @@ class Base:
 
 
 class BaseComponents(TypedDict):
-    """The parts that SeeSR takes from its base as they are."""
+    """The parts that adapters take from their base as they are."""
 
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
@@ -122,7 +124,7 @@ def find_base(
     """Find Stable Diffusion and check that it is the right kind and whole. Only names and shapes are read.
 
     Without `where` it is looked for under its published names `beside` and in `cache_dir()`, then in the hub's cache,
-    and downloaded from the first mirror that has it. A single file does not tell whether its UNet predicts noise.
+    and downloaded from the first mirror that has it. What the UNet of a single file predicts only its name tells.
     Raises CheckpointError, one line: it is nowhere (the message names all ways to give it), of another kind, or damaged.
     """
     parts: tuple[Part, ...] = ("vae", "text_encoder", "unet") if with_unet else ("vae", "text_encoder")
@@ -136,15 +138,21 @@ def find_base(
     else:
         shapes = read_shapes(path)
         _refuse(path, known, _kind_of_file(shapes))
+        _refuse_prediction(path, known, (base_by_file(path) or known).prediction_type)
         if lacking := [part for part in parts if not part_of(shapes, part)]:
             raise CheckpointError(f"{path} lacks {', '.join(lacking)}; {ways_to_give(known)}")
         if names := left_over(shapes):
             raise CheckpointError(f"{path} has names of no part of Stable Diffusion 2 ({', '.join(names[:3])})")
         base = Base(path, known, {**configs, "scheduler": known.scheduler})
+    check_base(base, parts)
+    return base
+
+
+def check_base(base: Base, parts: Sequence[Part] = ("vae", "text_encoder", "unet")) -> None:
+    """Raise CheckpointError, one line, unless the parts have the names and shapes that their configurations say."""
     for part in parts:
         model = build(BUILDERS[part], base.configs[part], base.source(part))
         check_fit(model, base.state(part, shapes_only=True), source=base.source(part))
-    return base
 
 
 def load_base(base: Base, dtype: torch.dtype = torch.float32) -> BaseComponents:
@@ -153,13 +161,20 @@ def load_base(base: Base, dtype: torch.dtype = torch.float32) -> BaseComponents:
     Raises CheckpointError; ValueError without open_clip, where the base comes without tokenizer.
     """
     show_licence(base.known)
-    text_encoder = _load(base, "text_encoder", dtype)
+    text_encoder = load_part(base, "text_encoder", dtype)
     return {
-        "vae": _load(base, "vae", dtype),
+        "vae": load_part(base, "vae", dtype),
         "text_encoder": text_encoder,
         "tokenizer": _tokenizer(base, text_encoder.config),
         "scheduler": base.configs["scheduler"] | {"clip_sample": False},
     }
+
+
+def load_part(base: Base, part: Part, dtype: torch.dtype = torch.float32) -> Any:
+    """Load one network strictly, in eval mode: AutoencoderKL, CLIPTextModel or UNet2DConditionModel. Raises CheckpointError."""
+    model = build(BUILDERS[part], base.configs[part], base.source(part))
+    load_strictly(model, base.state(part), source=base.source(part), dtype=dtype)
+    return model
 
 
 def ways_to_give(known: KnownBase) -> str:
@@ -241,6 +256,8 @@ def _kind_of_folder(path: Path) -> str | None:
 def _kind_of_file(shapes: State) -> str | None:
     widths = [x.shape[-1] for name, x in shapes.items() if name.endswith("token_embedding.weight") and x.ndim]
     inlets = [shapes[name].shape[1] for name in UNET_INLETS if name in shapes and shapes[name].ndim == 4]
+    if any(name.startswith(STRUCTURE) for name in shapes):
+        return "StableSR, not its base"
     return _kind(
         any(".image_attentions." in name for name in shapes),
         any(name.startswith(SECOND_TEXT_ENCODER) for name in shapes),
@@ -258,15 +275,13 @@ def _config_of(path: Path, part: Part) -> dict[str, Any]:
 
 def _scheduler_of(path: Path, known: KnownBase) -> dict[str, Any]:
     config = read_config(path / "scheduler", "scheduler_config.json")
-    predicts = config.get("prediction_type", "epsilon")
-    _refuse(path, known, None if predicts == "epsilon" else f"a model whose UNet predicts {predicts}, not epsilon")
+    _refuse_prediction(path, known, config.get("prediction_type", "epsilon"))
     return config
 
 
-def _load(base: Base, part: Part, dtype: torch.dtype) -> Any:
-    model = build(BUILDERS[part], base.configs[part], base.source(part))
-    load_strictly(model, base.state(part), source=base.source(part), dtype=dtype)
-    return model
+def _refuse_prediction(path: Path, known: KnownBase, predicts: str) -> None:
+    wanted = known.prediction_type
+    _refuse(path, known, None if predicts == wanted else f"a model whose UNet predicts {predicts}, not {wanted}")
 
 
 def _tokenizer(base: Base, config: CLIPTextConfig) -> CLIPTokenizer:

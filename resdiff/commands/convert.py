@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resdiff.commands.messages import one_line_errors, set_messages
-from resdiff.commands.options import Base, Debug, KnownAs, one_of
+from resdiff.commands.options import Base, Debug, KnownAs, PredictionType, one_of
 from resdiff.files.formats import printable, temporary_beside
 from resdiff.runs.jobs import check_folder
 
@@ -41,6 +41,7 @@ def convert(
     ],
     known_as: KnownAs = None,
     base: Base = None,
+    prediction_type: PredictionType = None,
     dtype: Annotated[str, typer.Option(help="Of the stored weights: fp32 or fp16.")] = "fp32",
     debug: Debug = False,
 ) -> None:
@@ -48,25 +49,28 @@ def convert(
 
     Of ResShift and SinSR: the file of the network, and of its autoencoder. Of SeeSR and AddSR: the folder with unet and
     controlnet, ram_swin_large_14m.pth (its tag lists beside it), DAPE.pth and Stable Diffusion, unless they lie beside
-    that folder or in the cache. In any order.
+    that folder or in the cache. Of StableSR: the checkpoint, the file of CFW, and for an adapter alone, or to exchange
+    it, Stable Diffusion. In any order.
     """
     set_messages(debug)
     with one_line_errors(debug):
         *sources, out_dir = files
         if not sources:
             raise ValueError(f"only {out_dir} is given; pass the published files and then the folder to write")
-        parts = convert_checkpoints(sources, out_dir, known_as, one_of("dtype", dtype, ("fp32", "fp16")), base)
+        dtype = one_of("dtype", dtype, ("fp32", "fp16"))
+        parts = convert_checkpoints(sources, out_dir, known_as, dtype, base=base, prediction_type=prediction_type)
         for part in parts:
             typer.echo(f"{part.name}: {part.licence}")
         typer.echo(f"written to {out_dir}; use it with: resdiff upscale IN -o OUT --model {out_dir}")
 
 
 def convert_checkpoints(
-    sources: Sequence[Path], out_dir: Path, known_as: str | None, dtype: str, base: str | None = None
+    sources: Sequence[Path], out_dir: Path, known_as: str | None, dtype: str, **options: str | None
 ) -> "list[Licensed]":
     """Write the pipeline of published files and folders to `out_dir`, whole or not at all; return what is in it.
 
-    Raises ValueError or OSError in one line: `out_dir` is a file or not empty, or the sources cannot be used.
+    options: of `resdiff.pipelines.opening.resolve`. Raises ValueError or OSError in one line: `out_dir` is a file or not
+    empty, or the sources cannot be used.
     """
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise ValueError(f"{printable(out_dir)} exists and is not an empty folder; choose another")
@@ -77,7 +81,7 @@ def convert_checkpoints(
     from resdiff.devices import DTYPES
     from resdiff.pipelines.opening import from_published, resolve
 
-    published = resolve(sources, known_as, base=base)
+    published = resolve(sources, known_as, **options)
     known = published.known
     parts: list[Licensed] = getattr(published, "licensed", [known])
     pipe = from_published(published, DTYPES[dtype])

@@ -4,27 +4,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resdiff.checkpoints.descriptions import json_object, pipeline_description
-from resdiff.checkpoints.known import (
-    BUNDLED,
-    BUNDLED_LICENCE,
-    KNOWN,
-    KnownModel,
-    bundled_folder,
-    known_by_file,
-    known_by_name,
-)
+from resdiff.checkpoints.known import BUNDLED, BUNDLED_LICENCE, KnownModel, bundled_folder, known_by_file
+from resdiff.checkpoints.known_models import MODELS, Known, known_model
 from resdiff.checkpoints.known_seesr import (
     DAPE_FILE,
     NETWORKS,
     RAM_FILE,
     SEESR_MODELS,
     KnownSeeSR,
-    known_model,
     seesr_by_folder,
     seesr_by_name,
 )
+from resdiff.checkpoints.known_stablesr import STABLESR_MODELS, KnownStableSR, cfw_is_for_faces, stablesr_by_file
 
-SCALES = {known.family: known.scale for known in SEESR_MODELS.values()}  # of families whose folders do not say it
+# Of families whose folders do not say it.
+SCALES = {known.family: known.scale for known in SEESR_MODELS.values()} | {
+    known.family: known.scale for known in STABLESR_MODELS.values()
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,18 +82,19 @@ def facts_of(model: str | None, known_as: str | None = None) -> Facts | None:
     if path.is_dir():
         return _of_saved(path, name)
     if path.is_file():
-        known = known_by_file(path) if known_as is None else known_by_name(known_as)
-        return None if known is None else _of_resshift(known, [Part(name="network", path=path)])
-    return of_known(known_model(name)) if name in KNOWN or name in SEESR_MODELS else None
+        return _of_file(path, known_as)
+    return of_known(known_model(name)) if name in MODELS else None
 
 
-def of_known(known: KnownModel | KnownSeeSR) -> Facts:
+def of_known(known: Known) -> Facts:
     """Return what is known of a published model, and what of it is in the cache. No file is opened."""
     from resdiff.checkpoints.cache import cached
     from resdiff.checkpoints.seesr_files import cached_folder
 
     if isinstance(known, KnownSeeSR):
         return _of_seesr(known, cached_folder(known))
+    if isinstance(known, KnownStableSR):
+        return _of_stablesr(known, _stablesr_parts(known))
     network = Part(name="network", path=cached(known), url=known.url)
     autoencoder = Part(name="autoencoder", path=cached(known.autoencoder), url=known.autoencoder.url)
     return _of_resshift(known, [network, autoencoder])
@@ -105,7 +102,34 @@ def of_known(known: KnownModel | KnownSeeSR) -> Facts:
 
 def all_known() -> list[Facts]:
     """Return `of_known` of every model in the tables."""
-    return [*map(of_known, KNOWN.values()), *map(of_known, SEESR_MODELS.values())]
+    return [of_known(known) for known in MODELS.values()]
+
+
+def _of_file(path: Path, known_as: str | None) -> Facts | None:
+    """A published file, told by its name or `known_as`; None: its name tells nothing."""
+    known = _by_file(path) if known_as is None else known_model(known_as)
+    if isinstance(known, KnownSeeSR):
+        raise ValueError(f"{path} is a file, and {known.name} is published as a folder; give the folder")
+    if known is None:
+        return None
+    parts = [Part(name="network", path=path)]
+    return _of_stablesr(known, parts) if isinstance(known, KnownStableSR) else _of_resshift(known, parts)
+
+
+def _by_file(path: Path) -> KnownModel | KnownStableSR | None:
+    """StableSR's names may be part of a name, so what the file has is looked at too."""
+    if (known := known_by_file(path)) is not None:
+        return known
+    is_for_faces = cfw_is_for_faces(path)
+    if stablesr_by_file(path) is None and is_for_faces is None:
+        return None
+    from resdiff.checkpoints.io import read_shapes
+    from resdiff.checkpoints.stablesr_layout import role_of
+
+    role = role_of(read_shapes(path))
+    if role == "cfw":
+        return STABLESR_MODELS["stablesr-face" if is_for_faces else "stablesr"]
+    return None if role is None else stablesr_by_file(path)
 
 
 def _of_resshift(known: KnownModel, parts: list[Part]) -> Facts:
@@ -141,6 +165,36 @@ def _of_seesr(known: KnownSeeSR, folder: Path | None) -> Facts:
         parts=[*networks, *tagger, base],
         by_hand=how_to_get(known),
     )
+
+
+def _of_stablesr(known: KnownStableSR, parts: list[Part]) -> Facts:
+    from resdiff.checkpoints.stablesr_files import how_to_get
+
+    return Facts(
+        name=known.name,
+        family=known.family,
+        scale=known.scale,
+        steps=known.num_inference_steps,
+        licence=f"{known.licence}; base {known.base.licence}",
+        description=known.description,
+        parts=parts,
+        by_hand=None if known.weights.is_downloadable else how_to_get(known),
+    )
+
+
+def _stablesr_parts(known: KnownStableSR) -> list[Part]:
+    """The files of the cache; an adapter that is there alone needs its base too."""
+    from resdiff.checkpoints.seesr_files import found_base, places_around
+    from resdiff.checkpoints.stablesr_files import cached_cfw, cached_checkpoint, is_adapter_file
+
+    checkpoint = cached_checkpoint(known)
+    parts = [Part(name="network", path=checkpoint, url=known.weights.url)]
+    if known.cfw is not None:
+        parts.append(Part(name="cfw", path=cached_cfw(known), url=known.cfw.url))
+    if checkpoint is not None and is_adapter_file(known, checkpoint):
+        base = found_base(known.base, places_around(None))
+        parts.append(Part(name=known.base.name, path=base, url=known.base.url, is_own=False))
+    return parts
 
 
 def _of_saved(folder: Path, name: str) -> Facts:

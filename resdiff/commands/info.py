@@ -68,7 +68,7 @@ def _image(path: Path) -> list[tuple[str, str]]:
 def _model(what: str, known_as: str | None) -> list[tuple[str, str]]:
     facts = facts_of(what, known_as)
     if facts is None:
-        from resdiff.checkpoints.known_seesr import known_model
+        from resdiff.checkpoints.known_models import known_model
 
         path = Path(what)
         if path.exists():

@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from resdiff.checkpoints.known import BUNDLED, BUNDLED_LICENCE, KnownModel
-from resdiff.checkpoints.known_seesr import SEESR_MODELS, KnownSeeSR, known_model
+from resdiff.checkpoints.known_models import Known, known_model
+from resdiff.checkpoints.known_seesr import KnownSeeSR
+from resdiff.checkpoints.known_stablesr import KnownStableSR
 from resdiff.commands.facts import Facts, Part, all_known, of_known
 from resdiff.commands.messages import EXIT_CODES, one_line_errors, say_error, set_messages
 from resdiff.commands.options import Debug
@@ -34,9 +36,10 @@ def list_models(context: typer.Context) -> None:
     for *columns, description in rows:
         typer.echo("  ".join([text.ljust(width) for text, width in zip(columns, widths, strict=True)] + [description]))
     files = {file for model in models for file in model.files if file.is_relative_to(cache_dir())}
+    by_hand = [model.name for model in models if model.by_hand]
     typer.echo(
         f"\nIn {cache_dir()} ($RESDIFF_CACHE): {len(files)} files, {_megabytes(files)}. A model is fetched when it is "
-        f"first used, or by resdiff models fetch NAME; for {', '.join(SEESR_MODELS)} that says what to get by hand."
+        f"first used, or by resdiff models fetch NAME; for {', '.join(by_hand)} that says what to get by hand."
     )
 
 
@@ -64,25 +67,29 @@ def fetch(names: Names, debug: Debug = False) -> None:
 
 @models_app.command(short_help="Delete models from the cache.", epilog=EXIT_CODES)
 def rm(names: Names, debug: Debug = False) -> None:
-    """Delete the files of models from the cache. An autoencoder stays while another fetched model needs it."""
+    """Delete the files of models from the cache. What another fetched model needs as well stays."""
     set_messages(debug)
     with one_line_errors(debug):
-        from resdiff.checkpoints.cache import cache_dir, cached, others_with, remove
+        from resdiff.checkpoints.cache import cache_dir
 
         for known in [_removable(name) for name in names]:
-            removed = remove(known.name)
+            removed, kept, others = _remove(known)
             said = f"deleted {', '.join(file.name for file in removed)}" if removed else "nothing to delete"
-            if (vae := cached(known.autoencoder)) is not None:
-                said += f"; {vae.name} stays, {', '.join(others_with(known))} needs it"
+            if kept is not None:
+                said += f"; {kept.name} stays, {', '.join(others)} needs it"
             typer.echo(f"{known.name}: {said} in {cache_dir()}")
 
 
-def _fetch(known: KnownModel | KnownSeeSR) -> None:
+def _fetch(known: Known) -> None:
     """Download what of a model can be, and verify it; raises ValueError, one line, also on what is to be got by hand."""
     if isinstance(known, KnownSeeSR):
         from resdiff.checkpoints.seesr import complete
 
         complete(known.name)
+    elif isinstance(known, KnownStableSR):
+        from resdiff.checkpoints import stablesr_fetch
+
+        stablesr_fetch.verify(known.name)
     else:
         from resdiff.checkpoints.fetch import fetch, verify
 
@@ -90,11 +97,23 @@ def _fetch(known: KnownModel | KnownSeeSR) -> None:
         verify(known.name)
 
 
-def _removable(name: str) -> KnownModel:
+def _removable(name: str) -> KnownModel | KnownStableSR:
     known = known_model(name)
     if isinstance(known, KnownSeeSR):
         raise ValueError(f"{name} was put into the cache by hand; delete its folder {known.folder} there by hand")
     return known
+
+
+def _remove(known: KnownModel | KnownStableSR) -> tuple[list[Path], Path | None, list[str]]:
+    """Return what was deleted, what stays for others, and their names."""
+    if isinstance(known, KnownStableSR):
+        from resdiff.checkpoints import stablesr_files
+
+        removed = stablesr_files.remove(known)
+        return removed, stablesr_files.cached_cfw(known), stablesr_files.others_with_cfw(known)
+    from resdiff.checkpoints.cache import cached, others_with, remove
+
+    return remove(known.name), cached(known.autoencoder), others_with(known)
 
 
 def _state(model: Facts) -> str:

@@ -15,7 +15,11 @@ Debug = Annotated[bool, typer.Option("--debug", envvar="RESDIFF_DEBUG", help="Sh
 KnownAs = Annotated[str | None, typer.Option("--as", help="Treat the published file(s) as this model of `models`.")]
 Base = Annotated[
     str | None,
-    typer.Option(help="Stable Diffusion that SeeSR adapts: folder, file or repository of the Hugging Face hub."),
+    typer.Option(help="Stable Diffusion that is adapted: folder, file or repository of the Hugging Face hub."),
+]
+PredictionType = Annotated[
+    str | None,
+    typer.Option(help="What StableSR's network predicts, where that is not the known model's: epsilon, v_prediction."),
 ]
 MaxPixels = Annotated[
     int | None, typer.Option(min=1, help="Of an input; against files made to exhaust memory. [89478485]")

@@ -24,7 +24,40 @@ def predict_x0(output: Tensor, x_t: Tensor, alpha_bar: Tensor, prediction_type: 
         return alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * output
     if prediction_type == "sample":
         return output
-    raise ValueError(f"prediction_type={prediction_type!r} is unknown; choose epsilon, v_prediction or sample")
+    raise unknown(prediction_type)
+
+
+def velocity(x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """Return v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 of Salimans and Ho, section 4 and appendix D."""
+    return alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * x0
+
+
+def training_target(x0: Tensor, eps: Tensor, alpha_bar: Tensor, prediction_type: PredictionType) -> Tensor:
+    """Return what a network is trained to say where x_0 was noised by eps: eps, v or x_0.
+
+    Raises ValueError for another prediction type.
+    """
+    if prediction_type == "epsilon":
+        return eps
+    if prediction_type == "v_prediction":
+        return velocity(x0, eps, alpha_bar)
+    if prediction_type == "sample":
+        return x0
+    raise unknown(prediction_type)
+
+
+def model_output(x0: Tensor, x_t: Tensor, alpha_bar: Tensor, prediction_type: PredictionType = "epsilon") -> Tensor:
+    """Return the network's output that means x_0 at x_t, the inverse of `predict_x0`; alpha_bar must be below 1.
+
+    A changed prediction reaches any sampler in this form. Raises ValueError for another prediction type.
+    """
+    eps = (x_t - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
+    return training_target(x0, eps, alpha_bar, prediction_type)
+
+
+def unknown(prediction_type: str) -> ValueError:
+    """Return the error for a prediction type that there is not."""
+    return ValueError(f"prediction_type={prediction_type!r} is unknown; choose epsilon, v_prediction or sample")
 
 
 def posterior(x0: Tensor, x_t: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,6 +70,28 @@ def posterior(x0: Tensor, x_t: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor
     mean = alpha_bar_prev.sqrt() * (1 - alpha) / (1 - alpha_bar) * x0
     mean = mean + alpha.sqrt() * (1 - alpha_bar_prev) / (1 - alpha_bar) * x_t
     return mean, (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha)
+
+
+def ddim_step(
+    x0: Tensor, x_t: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of x at the earlier time t', Eq. (12) and (16) of DDIM (2010.02502); eta = 1 is `posterior`.
+
+    mean = sqrt(alpha_bar_prev) x_0 + sqrt(1 - alpha_bar_prev - variance) eps, with the eps that x_0 means at x_t;
+    variance = eta^2 (1 - alpha_bar_prev) / (1 - alpha_bar) (1 - alpha_bar / alpha_bar_prev), a scalar.
+    """
+    variance = eta**2 * (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
+    eps = model_output(x0, x_t, alpha_bar)
+    return alpha_bar_prev.sqrt() * x0 + (1 - alpha_bar_prev - variance).sqrt() * eps, variance
+
+
+def pulled(x0: Tensor, reference: Tensor, lr: float, steps: int) -> Tensor:
+    """Return x_0 after `steps` times x_0 <- x_0 - 2 lr (x_0 - reference), descent on the squared distance.
+
+    IceClear/StableSR ldm/models/diffusion/ddpm.py `p_mean_variance`, which divides lr by the batch size: an image would
+    depend on the others of its batch. Both of one shape; lr = 0.5 arrives at the reference in one step.
+    """
+    return reference.lerp(x0, (1 - 2 * lr) ** steps)
 
 
 def rescaled_guidance(guided: Tensor, conditional: Tensor, rescale: float) -> Tensor:

@@ -9,8 +9,8 @@ Weights are used by calling their layers, as every kind of offloading but one ex
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from diffusers import AutoencoderKL
@@ -23,94 +23,31 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from resdiff.attention import attention
+from resdiff.models.cfw import ResidualDenseBlock
+from resdiff.models.strips import Activation, Bands, Strips
 from resdiff.models.vae_layers import (
+    check_image,
     check_offloading,
     decoder_layers,
     encoder_layers,
     execution_device,
     scale_and_shift,
-    vae_factor,
 )
 
-BAND_POSITIONS = 2**16  # of a band, where the caller does not say how many rows
-LEAST_ROWS = 16  # of such a band: two rows more are convolved than are kept
 ATTENDED = 256 * 256  # latents that each one attends to: all of a canvas of 2048 x 2048 pixels
 QUERY_SIDE = 32  # queries of this many rows and columns attend at once
-
-
-# --- activations in strips ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Bands:
-    """How a layer is cut: how high a band is, where it is computed and where the activation is held."""
-
-    rows: int | None  # None: about BAND_POSITIONS
-    device: torch.device
-    hold: torch.device
-
-    def spans(self, height: int, width: int) -> Iterator[tuple[int, int]]:
-        """Yield (start, stop) of consecutive bands that cover `height` rows."""
-        rows = self.rows or max(LEAST_ROWS, BAND_POSITIONS // width)
-        yield from ((start, min(start + rows, height)) for start in range(0, height, rows))
-
-
-class Strips:
-    """An activation (B, C, H, W) as consecutive strips (B, C, rows, W), with mean and variance of their channels."""
-
-    def __init__(self, whole: Tensor | None = None) -> None:
-        self.height = 0
-        self.width = 0
-        self._strips: list[tuple[int, Tensor]] = []  # with the row that each begins at
-        self._moments: list[tuple[int, Tensor]] = []  # positions, and (2, B, C): mean and variance
-        if whole is not None:
-            self._add(whole)
-
-    def append(self, strip: Tensor, hold: torch.device) -> None:
-        """Add a strip at the bottom, held on `hold`."""
-        var, mean = torch.var_mean(strip.float(), dim=(2, 3), correction=0)
-        self._moments.append((strip.shape[2] * strip.shape[3], torch.stack([mean, var])))
-        self._add(strip.contiguous().to(hold))  # contiguous: a view would keep the rows around it alive
-
-    def _add(self, strip: Tensor) -> None:
-        self._strips.append((self.height, strip))
-        self.height += strip.shape[2]
-        self.width = strip.shape[3]
-
-    def window(self, start: int, stop: int, device: torch.device) -> Tensor:
-        """Return rows `start` to `stop` (exclusive), as far as there are any, on `device`."""
-        parts = [
-            strip[:, :, max(start - top, 0) : stop - top].to(device)
-            for top, strip in self._strips
-            if top < stop and start < top + strip.shape[2]
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-
-    def forget(self, row: int) -> None:
-        """Free the strips that lie above `row`."""
-        self._strips = [(top, strip) for top, strip in self._strips if top + strip.shape[2] > row]
-
-    def statistics(self, groups: int) -> tuple[Tensor, Tensor]:
-        """Return mean and biased variance of each group of channels over the canvas, (B, groups) float64 on the CPU."""
-        n = torch.tensor([count for count, _ in self._moments], dtype=torch.float64)[:, None, None, None]
-        moments = torch.stack([moments for _, moments in self._moments]).cpu().double()
-        mean, var = moments.unflatten(3, (groups, -1)).unbind(1)  # each (strips, B, groups, C / groups)
-        n = n.expand_as(mean)
-        total = n.sum((0, 3))
-        overall = (n * mean).sum((0, 3)) / total
-        return overall, (n * (var + (mean - overall[None, :, :, None]).square())).sum((0, 3)) / total
 
 
 # --- layers ------------------------------------------------------------------------------------------------------
 
 
-def normalisation(norm: nn.GroupNorm, x: Strips, device: torch.device) -> Callable[[Tensor], Tensor]:
+def normalisation(norm: nn.GroupNorm, x: Activation, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return GroupNorm with the statistics of all of `x`, as a function of a window of it; computed in float32."""
     scale, shift = scale_and_shift(norm, *x.statistics(norm.num_groups), device)
     return lambda window: torch.addcmul(shift, window.float(), scale).to(window.dtype)
 
 
-def activation(norm: nn.GroupNorm, act: nn.Module, x: Strips, device: torch.device) -> Callable[[Tensor], Tensor]:
+def activation(norm: nn.GroupNorm, act: nn.Module, x: Activation, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return GroupNorm and the nonlinearity behind it, as a function of a window of `x`."""
     normalise = normalisation(norm, x, device)
     return lambda window: act(normalise(window))
@@ -130,8 +67,9 @@ def reach(layer: nn.Module, start: int, stop: int) -> tuple[int, int, int]:
             top = max(0, start // 2 - 1)
             return top, (stop + 1) // 2 + 1, 2 * top
         case _:
-            top = max(0, start - 1)
-            return top, stop + 1, top
+            rows = len(layer.convs()) if isinstance(layer, ResidualDenseBlock) else 1
+            top = max(0, start - rows)
+            return top, stop + rows, top
 
 
 def size_after(layer: nn.Module, height: int, width: int) -> tuple[int, int]:
@@ -146,8 +84,8 @@ def size_after(layer: nn.Module, height: int, width: int) -> tuple[int, int]:
 
 
 def convolve(
-    layer: nn.Module,  # a 3x3 convolution, Downsample2D or Upsample2D
-    x: Strips,
+    layer: nn.Module,  # a 3x3 convolution, Downsample2D, Upsample2D or ResidualDenseBlock
+    x: Activation,
     bands: Bands,
     prepare: Callable[[Tensor], Tensor] = lambda window: window,  # what stands before the layer, on a window of x
     finish: Callable[[Tensor, int, int], Tensor] = lambda y, start, stop: y,  # and behind it, on rows of the output
@@ -164,7 +102,7 @@ def convolve(
     return out
 
 
-def residual_block(block: ResnetBlock2D, x: Strips, bands: Bands) -> Strips:
+def residual_block(block: ResnetBlock2D, x: Activation, bands: Bands) -> Strips:
     """GroupNorm, SiLU and convolution, twice, added to `x` or to its 1x1 convolution."""
 
     def add(y: Tensor, start: int, stop: int) -> Tensor:
@@ -225,20 +163,30 @@ def attend(attn: Attention, x: Strips, bands: Bands) -> Strips:
     return out
 
 
+def apply(layer: nn.Module, x: Strips, bands: Bands) -> Strips:
+    """Apply a layer between a network's first and last."""
+    match layer:
+        case ResnetBlock2D():
+            return residual_block(layer, x, bands)
+        case Attention():
+            return attend(layer, x, bands)
+        case _:
+            return convolve(layer, x, bands)
+
+
+def head(net: Encoder | Decoder, x: Strips, bands: Bands, place: torch.device) -> Tensor:
+    """Apply a network's last layers; the result lies on `place`."""
+    prepare = activation(net.conv_norm_out, net.conv_act, x, bands.device)
+    out = convolve(net.conv_out, x, replace(bands, hold=place), prepare)
+    return out.window(0, out.height, place)
+
+
 def run(net: Encoder | Decoder, layers: list[nn.Module], x: Tensor, bands: Bands) -> Tensor:
     """Apply a network to a canvas; the result lies where `x` does."""
     h = convolve(net.conv_in, Strips(x), bands)
     for layer in layers:
-        match layer:
-            case ResnetBlock2D():
-                h = residual_block(layer, h, bands)
-            case Attention():
-                h = attend(layer, h, bands)
-            case _:
-                h = convolve(layer, h, bands)
-    prepare = activation(net.conv_norm_out, net.conv_act, h, bands.device)
-    out = convolve(net.conv_out, h, replace(bands, hold=x.device), prepare)
-    return out.window(0, out.height, x.device)
+        h = apply(layer, h, bands)
+    return head(net, h, bands, x.device)
 
 
 # --- the public functions ----------------------------------------------------------------------------------------
@@ -276,9 +224,7 @@ def encode_in_bands(
         ValueError: a side is shorter than the VAE's factor, `rows` is below 1, the VAE has a layer of another kind or
             is offloaded by blocks.
     """
-    factor = vae_factor(vae)
-    if min(image.shape[-2:]) < factor:
-        raise ValueError(f"image is {image.shape[-2]}x{image.shape[-1]}; both sides must be at least {factor}")
+    check_image(vae, image)
     return run(vae.encoder, encoder_layers(vae.encoder), image, bands_for(vae, image, rows, hold))
 
 

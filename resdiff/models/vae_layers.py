@@ -91,6 +91,13 @@ def vae_factor(vae: AutoencoderKL) -> int:
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
+def check_image(vae: AutoencoderKL, image: Tensor) -> None:
+    """Raise ValueError for an image of less than one latent."""
+    factor = vae_factor(vae)
+    if min(image.shape[-2:]) < factor:
+        raise ValueError(f"image is {image.shape[-2]}x{image.shape[-1]}; both sides must be at least {factor}")
+
+
 # --- where the weights are ---------------------------------------------------------------------------------------
 
 
@@ -102,12 +109,13 @@ def execution_device(vae: AutoencoderKL) -> torch.device:
     return vae.device if device is None else torch.device(device)
 
 
-def check_offloading(vae: AutoencoderKL) -> None:
+def check_offloading(network: nn.Module) -> None:
     """Raise ValueError where weights come in by whole blocks, whose calls only bring them in: blocks are not called."""
-    registries = (getattr(module, "_diffusers_hook", None) for module in vae.modules())
+    registries = (getattr(module, "_diffusers_hook", None) for module in network.modules())
     hooks = (registry.get_hook("group_offloading") for registry in registries if registry is not None)
     if any(hook is not None and hook.config.offload_type.value == "block_level" for hook in hooks):
-        raise ValueError("the VAE is offloaded by blocks, but computed by layers; use offload_type='leaf_level'")
+        name = type(network).__name__
+        raise ValueError(f"{name} is offloaded by blocks, but computed by layers; use offload_type='leaf_level'")
 
 
 def scale_and_shift(norm: nn.GroupNorm, mean: Tensor, var: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -141,9 +149,8 @@ def encode_with(vae: AutoencoderKL, image: Tensor, encoder: Coder) -> DiagonalGa
 
 
 @apply_forward_hook
-@torch.no_grad()
 def decode_with(vae: AutoencoderKL, z: Tensor, decoder: Coder) -> Tensor:
-    """Return what `vae.decode(z).sample` is, with the decoder computed by another function."""
+    """Return what `vae.decode(z).sample` is, with the decoder computed by another function, which decides on gradients."""
     if vae.post_quant_conv is not None:
         z = vae.post_quant_conv(z.to(execution_device(vae))).to(z.device)
     return decoder(vae, z)

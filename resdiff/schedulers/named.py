@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
 
 from resdiff.schedulers.ddpm import DDPMScheduler
+from resdiff.schedulers.spaced import SpacedDDIMScheduler, SpacedDDPMScheduler
 
 SchedulerName = Literal["ddpm", "ddim", "unipc", "dpm++", "euler"]
 
@@ -16,10 +17,20 @@ _CLASSES = {
     "dpm++": DPMSolverMultistepScheduler,
     "euler": EulerDiscreteScheduler,
 }
+_SPACED = {"ddpm": SpacedDDPMScheduler, "ddim": SpacedDDIMScheduler}
 
 
 def scheduler_named(name: str, config: Mapping[str, Any]) -> Any:
-    """Return the scheduler called `name` with the noise levels of `config`; raises ValueError for an unknown name."""
+    """Return the scheduler called `name` with the noise levels of `config`; raises ValueError for an unknown name.
+
+    A configuration with the key "published" is StableSR's (`resdiff.schedulers.spaced`): its DDPM and DDIM are then
+    meant, and the others, which were never published with it, begin at t = 999 as well.
+    """
     if name not in _CLASSES:
         raise ValueError(f"scheduler={name!r} is unknown; choose one of {', '.join(get_args(SchedulerName))}")
-    return _CLASSES[name].from_config(dict(config))
+    if "published" not in config:
+        return _CLASSES[name].from_config(dict(config))
+    if name in _SPACED:
+        return _SPACED[name].from_config(dict(config))
+    common = {key: value for key, value in config.items() if key != "published"}
+    return _CLASSES[name].from_config(common | {"timestep_spacing": "linspace"})

@@ -1,7 +1,7 @@
-"""Prompts of SeeSR (2311.16518) and AddSR (2404.01717): how tags, the user's words and fixed additions are joined.
+"""Published prompts, and for SeeSR (2311.16518) and AddSR (2404.01717) how tags, words and fixed additions are joined.
 
-The strings are those of the published scripts of cswry/SeeSR and NJU-PCALab/AddSR, odd commas included: what they are
-encoded to depends on every one. Beyond them, `tags=False` leaves the tagger out and the prompt "auto" is its tags alone.
+The strings are those of the published scripts of cswry/SeeSR, NJU-PCALab/AddSR and IceClear/StableSR (2305.07015), odd
+commas included: what they are encoded to depends on every one. Beyond them, `tags=False` leaves the tagger out and the prompt "auto" is its tags alone.
 """
 
 from typing import Literal
@@ -14,6 +14,9 @@ GRADIO_NEGATIVE_PROMPT = (  # SeeSR gradio_seesr.py "Negative Prompt"
     "dotted, noise, blur, lowres, oversmooth, longbody, bad anatomy, bad hands, missing fingers, extra digit, "
     "fewer digits, cropped, worst quality, low quality"
 )
+# StableSR sr_val_ddim_text_T_negativeprompt_canvas_tile.py; "(...:2)" was plain text to its encoder, no weight
+STABLESR_PROMPT = "(masterpiece:2), (best quality:2), (realistic:2), (very clear:2)"
+STABLESR_NEGATIVE_PROMPT = "3d, cartoon, anime, sketches, (worst quality:2), (low quality:2)"
 AUTO = "auto"
 
 Tags = str | Literal[False]  # what the tagger found, as one string; False: no tags are wanted

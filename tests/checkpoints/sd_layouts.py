@@ -48,7 +48,7 @@ def renamed(state, rules):
 
 def ldm_vae(state):
     """CompVis' names; attention is by 1x1 convolutions."""
-    last = len(CONFIGS["vae"]["up_block_types"]) - 1
+    last = max(int(found[1]) for name in state if (found := re.search(r"up_blocks\.(\d)", name)))
     state = {
         name: x[:, :, None, None] if re.search(r"attentions.*to_.*weight", name) else x for name, x in state.items()
     }

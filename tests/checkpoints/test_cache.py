@@ -10,7 +10,6 @@ from resdiff.checkpoints.cache import (
     cached,
     find_file,
     how_to_get,
-    inside,
     offline,
     others_with,
     remove,
@@ -18,6 +17,7 @@ from resdiff.checkpoints.cache import (
 )
 from resdiff.checkpoints.download import DownloadError, locked
 from resdiff.checkpoints.known import KNOWN, VQ_F4
+from resdiff.checkpoints.store import inside
 
 
 def fill(folder, *names) -> None:

@@ -11,7 +11,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from resdiff.checkpoints import seesr
 from resdiff.checkpoints.io import CheckpointError
-from resdiff.checkpoints.known_seesr import ADDSR_DRIVE, SCHEDULE, SEESR_DRIVE, SEESR_MODELS, seesr_by_folder
+from resdiff.checkpoints.known_bases import SCHEDULE
+from resdiff.checkpoints.known_seesr import ADDSR_DRIVE, SEESR_DRIVE, SEESR_MODELS, seesr_by_folder
 from resdiff.checkpoints.seesr import complete, in_cache, load, resolve
 from resdiff.checkpoints.seesr_files import is_published_folder
 from resdiff.models.ram import RAM

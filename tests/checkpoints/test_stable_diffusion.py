@@ -19,7 +19,7 @@ from sd_layouts import CONFIGS, ldm_file, ldm_vae, open_clip, prefixed, single_f
 
 from resdiff.checkpoints import hub
 from resdiff.checkpoints.io import CheckpointError
-from resdiff.checkpoints.known_seesr import SCHEDULE, SD2_BASE, SD_TURBO
+from resdiff.checkpoints.known_bases import SCHEDULE, SD2_BASE, SD21, SD_TURBO
 from resdiff.checkpoints.stable_diffusion import find_base, load_base
 
 
@@ -281,6 +281,29 @@ def test_a_folder_of_another_kind_is_refused(folder, part, options, said):
     assert_names_all_ways(str(error.value))
 
 
+def test_a_base_that_predicts_v_is_found_where_that_is_wanted(folder):
+    with pytest.raises(CheckpointError, match=r"predicts epsilon, not v_prediction; stable-diffusion-2-1 is needed"):
+        find_base(folder, SD21)
+    change(folder / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
+    assert load_base(find_base(folder, SD21))["scheduler"]["prediction_type"] == "v_prediction"
+
+
+def test_what_a_single_file_predicts_its_name_tells(tmp_path, states):
+    named = single_file(tmp_path / "v2-1_768-ema-pruned.ckpt", ldm_file(states))
+    with pytest.raises(CheckpointError, match=r"predicts v_prediction, not epsilon; stable-diffusion-2-base is needed"):
+        find_base(named, configs=CONFIGS)
+    assert find_base(named, SD21, configs=CONFIGS).configs["scheduler"]["prediction_type"] == "v_prediction"
+    other = single_file(tmp_path / "mine.ckpt", ldm_file(states))
+    for known in (SD2_BASE, SD21):
+        assert find_base(other, known, configs=CONFIGS).known is known
+
+
+def test_stablesrs_own_checkpoint_is_not_a_base(tmp_path, states):
+    file = ldm_file(states) | {"structcond_stage_model.time_embed.0.bias": torch.zeros(3)}
+    with pytest.raises(CheckpointError, match="is StableSR, not its base"):
+        find_base(single_file(tmp_path / "stablesr_000117.ckpt", file), configs=CONFIGS)
+
+
 @pytest.mark.parametrize(
     ("added", "said"),
     [("text_encoder_2", "SDXL family"), ("controlnet", "SeeSR, not its base"), ("transformer", "a transformer")],
@@ -345,7 +368,9 @@ def test_a_damaged_configuration_is_one_line(folder, part, options):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("part", "key"), [("vae", "latent_channels"), ("text_encoder", "num_hidden_layers")])
+@pytest.mark.parametrize(
+    ("part", "key"), [("vae", "latent_channels"), ("vae", "block_out_channels"), ("text_encoder", "num_hidden_layers")]
+)
 def test_a_configuration_without_a_size_that_counts_is_refused(folder, part, key):
     config = json.loads((folder / part / "config.json").read_text())
     del config[key]

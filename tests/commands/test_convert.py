@@ -33,8 +33,8 @@ def published(monkeypatch):
 
     pipe = Published()
 
-    def resolve(*arguments, base):
-        pipe.arguments = (*arguments, base)
+    def resolve(*arguments, **options):
+        pipe.arguments = (*arguments, options)
         return pipe
 
     def from_published(found, dtype):
@@ -51,9 +51,9 @@ def test_converted_checkpoints_appear_whole_or_not_at_all(tmp_path, published):
     file.write_bytes(b"")
     (tmp_path / "empty").mkdir()
     for out in ("new", "deep/er", "empty"):
-        assert convert_checkpoints([file], tmp_path / out, "sinsr-v1", "fp16") == [KNOWN["sinsr-v1"]]
+        assert convert_checkpoints([file], tmp_path / out, "sinsr-v1", "fp16", base="b") == [KNOWN["sinsr-v1"]]
         assert names_below(tmp_path / out) == ["README.md", "model_index.json"]
-    assert published.arguments == ([file], "sinsr-v1", None, torch.float16)
+    assert published.arguments == ([file], "sinsr-v1", {"base": "b"}, torch.float16)
     assert "| sinsr-v1 | NTU S-Lab License 1.0, non-commercial | https" in (tmp_path / "new" / "README.md").read_text()
     published.fail = KeyboardInterrupt()
     before = sorted(os.listdir(tmp_path))
@@ -86,12 +86,15 @@ def test_a_folder_that_fails_to_be_written_is_named_and_nothing_is_left(tmp_path
 def test_convert_takes_files_and_then_the_folder(resdiff, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        command, "convert_checkpoints", lambda *arguments: calls.append(arguments) or [KNOWN["sinsr-v1"]]
+        command,
+        "convert_checkpoints",
+        lambda *arguments, **options: calls.append((*arguments, options)) or [KNOWN["sinsr-v1"]],
     )
     result = resdiff("convert", "a.pth", "b.pth", tmp_path / "out", "--as", "sinsr-v1", "--dtype", "fp16")
     assert result.exit_code == 0 and str(tmp_path / "out") in result.stdout
     assert result.stdout.startswith("sinsr-v1: NTU S-Lab License 1.0, non-commercial\n")
-    assert calls == [([Path("a.pth"), Path("b.pth")], tmp_path / "out", "sinsr-v1", "fp16", None)]
+    options = {"base": None, "prediction_type": None}
+    assert calls == [([Path("a.pth"), Path("b.pth")], tmp_path / "out", "sinsr-v1", "fp16", options)]
 
 
 def test_bad_conversions_are_one_line_and_exit_code_2(refusal, tmp_path):
@@ -105,7 +108,7 @@ def test_bad_conversions_are_one_line_and_exit_code_2(refusal, tmp_path):
         ((a, tmp_path / "full"), "full exists and is not an empty folder; choose another"),
         ((a, out, "--dtype", "bf16"), "dtype is 'bf16'; choose fp32, fp16"),
         ((a, out), "a.pth"),
-        ((a, out, "--base", "x"), "base is x, but only a folder of the SeeSR family has one; leave it out"),
+        ((a, out, "--base", "x"), "base: unknown options; for "),
         ((tmp_path / "full", out), "full is neither of the SeeSR family nor Stable Diffusion"),
     ):
         assert message in refusal("convert", *arguments)

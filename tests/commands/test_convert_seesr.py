@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))  # the publishe
 
 from published_seesr import write_tree
 
-from resdiff.checkpoints.known_seesr import ADDSR_DRIVE, DAPE_FILE, RAM_FILE, SD2_BASE, SEESR_DRIVE, SEESR_MODELS
+from resdiff.checkpoints.known_bases import SD2_BASE
+from resdiff.checkpoints.known_seesr import ADDSR_DRIVE, DAPE_FILE, RAM_FILE, SEESR_DRIVE, SEESR_MODELS
 from resdiff.commands.convert import convert_checkpoints
 from resdiff.pipelines import SRPipeline
 from resdiff.pipelines.addsr import AddSRPipeline
@@ -173,7 +174,7 @@ def test_a_converted_folder_enlarges_photos_by_a_prompt(resdiff, converted, cach
     assert "1 written" in told(resdiff(*common, "-o", tmp_path / "other.png", "--option", "psr_weight=0"))[-1]
     assert Image.open(tmp_path / "other.png").tobytes() != plain.tobytes()
     for option, message in (
-        ("hue=3", "hue: no option of AddSRPipeline; it has tags"),
+        ("hue=3", "hue: no option of AddSRPipeline; it has "),
         ("psr_weight=2", "psr_weight=2 must"),
     ):
         refused = resdiff(*common, "-o", tmp_path / "none.png", "--option", option)
@@ -189,7 +190,7 @@ def test_names_are_listed_with_licence_and_with_what_lacks(resdiff, models, cach
         line = line_of(name)
         assert " x4 " in line and " - " in line and known.description in line
         assert known.licence in line and known.base.licence in line
-    assert "for seesr, seesr-turbo, addsr that says what to get by hand" in told(resdiff("models"))[-1]
+    assert "for seesr, seesr-turbo, addsr, stablesr-face that says what to get by hand" in told(resdiff("models"))[-1]
     shutil.copytree(models / "seesr", cache / "seesr")
     shutil.copy(models / RAM, cache / RAM)
     assert f" no {DAPE}, stable-diffusion-2-base " in line_of("seesr")

@@ -8,8 +8,8 @@ which must agree to 1e-12.
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Case:
     inputs: dict[str, Tensor]
     expected: dict[str, Tensor]
     mid: dict[str, Tensor]  # intermediate results, to find where a difference begins
+    state_files: Mapping[str, Sequence[str]] = field(default_factory=dict)  # network -> files beside this one
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def read_case(path: Path) -> Case:
     groups: dict[str, dict[str, Tensor]] = {"state": {}, "in": {}, "out": {}, "mid": {}}
     with safe_open(path, framework="pt") as file:
         config = json.loads(file.metadata().get("config", "{}"))
+        state_files = json.loads(file.metadata().get("state_files", "{}"))
         for key in file.keys():  # noqa: SIM118 (a safetensors file is not a mapping)
             group, _, name = key.partition("/")
             if group not in groups or not name:
@@ -90,8 +92,21 @@ def read_case(path: Path) -> Case:
         raise ValueError(f"config is {config!r}; it must be a JSON object or list")
     if not groups["out"]:
         raise ValueError("no out/* tensor, so there is nothing to compare")
-    state = {name: x.float() if x.is_floating_point() else x for name, x in groups["state"].items()}
-    return Case(path, kind, config, state, groups["in"], groups["out"], groups["mid"])
+    return Case(
+        path, kind, config, in_float32(groups["state"]), groups["in"], groups["out"], groups["mid"], state_files
+    )
+
+
+def in_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights as they were used, whatever they were stored as."""
+    return {name: x.float() if x.is_floating_point() else x for name, x in state.items()}
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return only the weights of a vector file; raises what safetensors raises for a damaged one."""
+    with safe_open(path, framework="pt") as file:
+        names = [key for key in file.keys() if key.startswith("state/")]  # noqa: SIM118
+        return in_float32({name.removeprefix("state/"): file.get_tensor(name) for name in names})
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,22 @@ import sampling
 import seesr
 import seesr_ram
 import seesr_vae
+import stablesr
+import stablesr_loops
+import stablesr_schedule
+import stablesr_vae
 from case import Handler, Tolerance, Tolerances, judge, read_case, read_kind
 
 FORWARD: Tolerances = {"*": Tolerance(1e-4)}
 LOOP: Tolerances = {"*": Tolerance(2e-4)}
+LONG_LOOP: Tolerances = {
+    "train_loss": Tolerance(1e-4),
+    "x_T": Tolerance(1e-4),
+    "ddim_*": Tolerance(5e-5),
+    "*": Tolerance(1e-3),
+}
 SEESR: Tolerances = {"*": Tolerance(2e-5)}
+SCHEDULE: Tolerances = {"*": Tolerance(5e-5, relative=True)}  # the reference computes its tables in float32
 DEGRADATION: Tolerances = {"jpeg_*": Tolerance(2 / 255), "*": Tolerance(1e-5)}  # another JPEG encoder: grey levels
 PIPELINE: Tolerances = {"lq_*": Tolerance(1e-4, share=1e-3), "*": Tolerance(1e-4)}  # LQ is rounded to 8 bits
 LOSSES: Tolerances = {
@@ -62,6 +73,20 @@ KINDS: dict[str, tuple[Handler, Tolerances]] = {
     "stablesr/color_adain": (colour.color_adain, FORWARD),
     "stablesr/color_wavelet": (colour.color_wavelet, FORWARD),
     "stablesr/color_pil": (colour.color_pil, FORWARD),
+    "stablesr/spade": (stablesr.spade, FORWARD),
+    "stablesr/resblock_dual": (stablesr.resblock_dual, FORWARD),
+    "stablesr/struct_encoder": (stablesr.struct_encoder, FORWARD),
+    "stablesr/unet": (stablesr.unet, FORWARD),
+    "stablesr/text_encoder": (stablesr.text_encoder, FORWARD),
+    "stablesr/cfw_block": (stablesr_vae.cfw_block, FORWARD),
+    "stablesr/autoencoder_cfw": (stablesr_vae.autoencoder_cfw, FORWARD),
+    "stablesr/schedule": (stablesr_schedule.schedule, SCHEDULE),
+    "stablesr/canvas": (stablesr_schedule.canvas, FORWARD),
+    "stablesr/gaussian_weights": (stablesr_schedule.gaussian_weights, FORWARD),
+    "stablesr/image_tiles": (stablesr_schedule.image_tiles, FORWARD),
+    "stablesr/loop_ddpm": (stablesr_loops.loop_ddpm, LONG_LOOP),
+    "stablesr/loop_ddim": (stablesr_loops.loop_ddim, LONG_LOOP),
+    "stablesr/pipeline": (stablesr_loops.pipeline, LONG_LOOP),
     "seesr/color_fix": (colour.color_fix, FORWARD),
     "seesr/unet": (seesr.unet, SEESR),
     "seesr/controlnet": (seesr.controlnet, SEESR),
@@ -86,9 +111,7 @@ KINDS: dict[str, tuple[Handler, Tolerances]] = {
     "metrics/clipiqa": (metrics_clip.clipiqa, CLIP_IQA),
     "metrics/clipiqa_plus": (metrics_clip.clipiqa_plus, CLIP_IQA),
 }
-NOT_BUILT: dict[str, str] = {  # kinds of each family that does not exist yet
-    "stablesr": "spade resblock_dual struct_encoder unet cfw_block autoencoder_cfw text_encoder schedule loop_ddpm "
-    "loop_ddim canvas gaussian_weights image_tiles pipeline",
+NOT_BUILT: dict[str, str] = {  # kinds of what does not exist yet
     "addsr": "time_adaptive_weights discriminator dinov2 diffaugment distill_losses",  # of its training
 }
 PARTS = "stablesr/part"  # weights of other cases, not a case

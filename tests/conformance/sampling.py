@@ -40,7 +40,7 @@ class RecordedPipeline(ResShiftPipeline):
     def encode(self, image: Tensor) -> Tensor:
         return super().encode(image) * self.scale_factor
 
-    def decode(self, latents: Tensor, guidance: Any = UNGUIDED) -> Tensor:
+    def decode(self, latents: Tensor, guidance: Any = UNGUIDED, lq: Tensor | None = None) -> Tensor:
         self.decoded.append(super().decode(latents / self.scale_factor))
         return self.decoded[-1]
 

@@ -18,9 +18,9 @@ from resdiff.models.ram import RAMOutput
 from resdiff.models.seesr import SeeSRControlNet, SeeSRUNet
 from resdiff.pipelines.addsr import AddSRPipeline
 from resdiff.pipelines.autoencoding import VaeTiles
-from resdiff.pipelines.seesr import POSTERIOR, SeeSRPipeline
-from resdiff.pipelines.seesr_guidance import SeeSRGuidance
+from resdiff.pipelines.seesr import SeeSRGuidance, SeeSRPipeline
 from resdiff.pipelines.seesr_options import AddSROptions, SeeSROptions
+from resdiff.pipelines.stable_diffusion import POSTERIOR
 from resdiff.schedulers.ddpm import DDPMScheduler
 from resdiff.text.tokenizer import clip_tokenizer
 from resdiff.tiling import Box, Gaussian, tiled

@@ -8,10 +8,12 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from resdiff.models import vae_bands
-from resdiff.models.vae_bands import Bands, Strips, attend, attended_window, decode_in_bands, encode_in_bands
+from resdiff.models.strips import Bands, Strips
+from resdiff.models.vae_bands import attend, attended_window, decode_in_bands, encode_in_bands
 from resdiff.models.vae_hook import decode_hooked, encode_hooked
 
-CPU = torch.device("cpu")
+from .tiny_cfw import CPU, in_strips
+
 WIDTHS = (16, 16, 32, 16)
 
 
@@ -36,13 +38,6 @@ def smooth(*shape):
     """Gradients and a wave: what photographs have and noise has not."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, shape[2]), torch.linspace(-1, 1, shape[3]), indexing="ij")
     return torch.stack([torch.sin(3 * y + c) * (x + 0.1 * c) for c in range(shape[1])])[None].repeat(shape[0], 1, 1, 1)
-
-
-def in_strips(x, rows):
-    strips = Strips()
-    for part in x.split(rows, dim=2):
-        strips.append(part, CPU)
-    return strips
 
 
 def relative_error(ours, theirs):
@@ -107,33 +102,6 @@ def test_bands_are_nearer_to_the_untiled_result_than_the_published_tiles(seed, k
         ours, published = (ours - whole).abs(), (published - whole).abs()
         assert ours.max() < 1e-3 * published.max()
         assert ours.mean() < 1e-3 * published.mean()
-
-
-# --- statistics --------------------------------------------------------------------------------------------------
-
-
-def test_statistics_are_those_of_the_whole_canvas_even_far_from_zero():
-    x = torch.randn(2, 6, 17, 9) + torch.linspace(0, 3, 17)[:, None] + 1000
-    strips = in_strips(x, [5, 1, 11])
-    mean, var = strips.statistics(3)
-    groups = x.double().unflatten(1, (3, 2))
-    torch.testing.assert_close(mean, groups.mean((2, 3, 4)), rtol=1e-7, atol=0)
-    torch.testing.assert_close(var, groups.var((2, 3, 4), correction=0), rtol=1e-4, atol=0)
-
-
-# --- strips ------------------------------------------------------------------------------------------------------
-
-
-def test_a_window_spans_strips_and_ends_with_the_canvas():
-    x = torch.randn(1, 2, 10, 3)
-    strips = in_strips(x, 4)
-    assert torch.equal(strips.window(3, 9, CPU), x[:, :, 3:9])
-    assert torch.equal(strips.window(8, 99, CPU), x[:, :, 8:])
-    strips.forget(7)  # the strip of rows 4 to 7 is still needed
-    assert torch.equal(strips.window(4, 10, CPU), x[:, :, 4:])
-    strips.forget(8)
-    assert torch.equal(strips.window(0, 10, CPU), x[:, :, 8:])
-    assert strips.height == 10
 
 
 # --- attention ---------------------------------------------------------------------------------------------------

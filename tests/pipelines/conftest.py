@@ -15,7 +15,8 @@ from resdiff.pipelines.addsr import AddSRPipeline
 from resdiff.pipelines.base import SRPipeline
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.pipelines.seesr import SeeSRPipeline
-from resdiff.pipelines.tiny import tiny_adapter
+from resdiff.pipelines.stablesr import StableSRPipeline
+from resdiff.pipelines.tiny import tiny_adapter, tiny_stablesr
 from resdiff.schedulers.resshift import ResShiftScheduler
 
 WORDS = ("sharp", "soft")
@@ -112,7 +113,13 @@ def addsr() -> AddSRPipeline:
     return quiet(tiny_adapter(AddSRPipeline))
 
 
-@pytest.fixture(params=["pixel", "latent", "seesr", "addsr"])
+@pytest.fixture(scope="module")
+def stablesr() -> StableSRPipeline:
+    """StableSR around a tiny Stable Diffusion, with controllable feature wrapping."""
+    return quiet(tiny_stablesr())
+
+
+@pytest.fixture(params=["pixel", "latent", "seesr", "addsr", "stablesr"])
 def pipe(request) -> SRPipeline:
     """Each family in turn, and each of its kinds."""
     return request.getfixturevalue(request.param)

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 
-from resdiff.checkpoints.known_seesr import FLAG, SCHEDULE
+from resdiff.checkpoints.known_bases import SCHEDULE
+from resdiff.checkpoints.known_seesr import FLAG
 from resdiff.pipelines.seesr import SeeSRPipeline
 from resdiff.pipelines.tiny import UNET, UP_BLOCKS, tiny_adapter
 

@@ -43,8 +43,8 @@ def overflow_in_half(pipe, monkeypatch) -> None:
     """Make the decoded image Inf, as an overflow would, unless the networks are in float32."""
     decode = pipe.decode
 
-    def decoded(latents: torch.Tensor, guidance) -> torch.Tensor:
-        image = decode(latents, guidance)
+    def decoded(latents: torch.Tensor, guidance, lq=None) -> torch.Tensor:
+        image = decode(latents, guidance, lq)
         return image if pipe.unet.dtype == torch.float32 else image / 0
 
     monkeypatch.setattr(pipe, "decode", decoded)

@@ -156,7 +156,7 @@ def test_float16_on_a_cpu_is_refused(pixel) -> None:
 
 
 def test_a_result_that_is_not_finite_is_an_error(pixel, monkeypatch) -> None:
-    monkeypatch.setattr(pixel, "decode", lambda latents, guidance: latents * float("nan"))
+    monkeypatch.setattr(pixel, "decode", lambda latents, guidance, lq: latents * float("nan"))
     with pytest.raises(RuntimeError, match=r"^the result is not finite; check the weights$"):
         pixel(photo(8, 8))
 

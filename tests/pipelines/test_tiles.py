@@ -114,11 +114,11 @@ def test_out_of_memory_in_the_middle_of_a_call_changes_the_tile_not_the_picture(
     whole = pixel(lr, generator=seeded(), tile="off", output_type="pt").images
     decode, first = pixel.decode, []
 
-    def short_of_memory(latents: torch.Tensor, guidance) -> torch.Tensor:
+    def short_of_memory(latents: torch.Tensor, guidance, lq) -> torch.Tensor:
         if max(latents.shape[-2:]) > 4 * 130:
             first.append(latents.shape)
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return decode(latents, guidance)
+        return decode(latents, guidance, lq)
 
     monkeypatch.setattr(pixel, "decode", short_of_memory)
     result = pixel(lr, generator=seeded(), tile=140, output_type="pt")

@@ -1,43 +1,34 @@
-"""What steers SeeSR's and AddSR's chains beside the image: embeddings, the tiles of the latents, the call's options."""
+"""What steers a chain of Stable Diffusion beside its image: embedded texts, the tiles of the latents, the call's options."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from torch import Tensor
 
-from resdiff.pipelines.seesr_options import AdapterOptions
 from resdiff.tiling import Gaussian
 
 LR_PER_LATENT = 2  # LR pixels along a latent's side: x4 and an autoencoder of factor 8
-TILE, OVERLAP = 96, 32  # latents
-PUBLISHED_TILE, PUBLISHED_OVERLAP = 96, 4
 
 
-@dataclass(frozen=True)
-class SeeSRGuidance:
-    """What steers a chain beside its image: rows of embeddings, one for each result, and the options of the call."""
+@dataclass(frozen=True, kw_only=True)
+class TextGuidance:
+    """What steers a chain beside its image. Tuples have an entry for each result; families add tuples of their own."""
 
     prompt_embeds: tuple[Tensor, ...]  # each (1, L, C)
     negative_prompt_embeds: tuple[Tensor, ...] | None  # None: no classifier-free guidance
-    image_embeds: tuple[Tensor, ...]  # each (1, N, 512)
     scale: float
-    tiles: Gaussian | None
+    tiles: Gaussian | None  # None: untiled
     tile_batch: int
-    options: AdapterOptions
+    options: Any  # of the call
 
     def of_images(self, indices: Sequence[int]) -> Self:
         """Return that of some of the results."""
-
-        def chosen(rows: tuple[Tensor, ...] | None) -> Any:
-            return None if rows is None else tuple(rows[i] for i in indices)
-
-        return replace(
-            self,
-            prompt_embeds=chosen(self.prompt_embeds),
-            negative_prompt_embeds=chosen(self.negative_prompt_embeds),
-            image_embeds=chosen(self.image_embeds),
-        )
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        rows: dict[str, Any] = {
+            name: tuple(x[i] for i in indices) for name, x in values.items() if isinstance(x, tuple)
+        }
+        return replace(self, **rows)
 
     def of_tiles(self, count: int) -> Self:
         """The canvas is never cut, its latents are."""
@@ -53,28 +44,28 @@ class SeeSRGuidance:
         return None if self.tiles is None or not self.tiles.cuts(*latents) else self.tiles.size * LR_PER_LATENT
 
 
-def latent_tiles(tile: Any) -> Gaussian | None:
+def latent_tiles(tile: Any, own: Gaussian, published: Gaussian) -> Gaussian | None:
     """Return the tiling of the latents that `tile` of a call means; None: untiled.
 
-    tile: a size in LR pixels, "auto", "off", "reference[:latents[:overlap]]" as published, or a `Gaussian`, in latents.
-    Raises ValueError for anything else.
+    tile: a size in LR pixels, "auto" for `own`, "off", "reference[:latents[:overlap]]" for `published` and other sizes
+    of it, or a `Gaussian`, in latents. Raises ValueError for anything else.
     """
     if tile == "off" or isinstance(tile, Gaussian):
         return None if tile == "off" else tile
     if tile == "auto":
-        return Gaussian(TILE, OVERLAP)
+        return own
     if isinstance(tile, int) and not isinstance(tile, bool) and tile >= 2 * LR_PER_LATENT:
         size = tile // LR_PER_LATENT
-        return Gaussian(size, size // 3)
+        return Gaussian(size, size * own.overlap // own.size)
     name, *numbers = tile.split(":") if isinstance(tile, str) else [""]
     if name != "reference" or len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
         raise ValueError(
             f'tile={tile!r} is unknown; use "auto", "off", a size in pixels of lr, "reference[:latents[:overlap]]" or a '
             "Gaussian"
         )
-    size = int(numbers[0]) if numbers else PUBLISHED_TILE
-    overlap = int(numbers[1]) if len(numbers) > 1 else min(PUBLISHED_OVERLAP, size - 1)
-    return Gaussian(size, overlap, published=True)
+    size = int(numbers[0]) if numbers else published.size
+    overlap = int(numbers[1]) if len(numbers) > 1 else min(published.overlap, size - 1)
+    return replace(published, size=size, overlap=overlap)
 
 
 def given_rows(name: str, rows: Tensor, width: int, images: int, results: int = 1) -> tuple[Tensor, ...]:

@@ -1,6 +1,5 @@
-"""SeeSR and AddSR on a tiny Stable Diffusion: tiles, seeds, batches, files, sizes; AddSR's self-refinement."""
+"""Every family on a tiny Stable Diffusion: tiles, seeds, batches, files, sizes."""
 
-import copy
 import random
 
 import numpy as np
@@ -9,19 +8,18 @@ import torch
 from torch import Tensor
 
 from resdiff.eval.tiling import seam_ratio
-from resdiff.pipelines import SRPipeline, seesr, tiny
+from resdiff.pipelines import SRPipeline, stable_diffusion, tiny
 from resdiff.pipelines.addsr import AddSRPipeline
 from resdiff.pipelines.autoencoding import VaeTiles
 from resdiff.pipelines.seesr import SeeSRPipeline
-from resdiff.pipelines.seesr_guidance import latent_tiles
 from resdiff.tiling import Gaussian, tiled
 
-NAMES = ("seesr", "addsr")
+NAMES = ("seesr", "addsr", "stablesr")
 
 
 @pytest.fixture(params=NAMES)
 def adapter(request):
-    """Both families in turn."""
+    """Each family on Stable Diffusion in turn."""
     return request.getfixturevalue(request.param)
 
 
@@ -66,7 +64,7 @@ def test_published_tiles_are_square_and_begin_to_cut_by_area() -> None:
 
 
 def test_no_seam_shows_where_tiles_begin_and_end(adapter) -> None:
-    tiling, ratios = latent_tiles(32), []
+    tiling, ratios = adapter.latent_tiles(32), []
     for seed in range(20):
         lr = smooth_photo(seed, 48, 48)
         image = adapter(lr, num_inference_steps=1, generator=seeded(seed), tile=32, output_type="pt").images
@@ -103,25 +101,41 @@ def test_the_number_of_tiles_at_once_changes_nothing(adapter) -> None:
 def test_tiles_are_said_in_pixels_of_the_input(adapter) -> None:
     done = adapter([smooth_photo(0, 20, 24), smooth_photo(0, 40, 24)], tile=32, num_inference_steps=1)
     assert done.tile_sizes == [None, 32]
-    assert latent_tiles("auto") == Gaussian(96, 32)
-    assert latent_tiles("reference") == Gaussian(96, 4, published=True)
-    assert latent_tiles("reference:64:8") == Gaussian(64, 8, published=True)
+    assert adapter.latent_tiles("reference:64:8") == Gaussian(64, 8, published=True)
 
 
-def test_published_tiles_bring_the_published_autoencoders(adapter, monkeypatch) -> None:
+def test_tiles_are_the_published_ones_or_such_that_no_seam_shows(seesr, addsr) -> None:
+    for pipe in (seesr, addsr):
+        assert pipe.latent_tiles("auto") == Gaussian(96, 32)
+        assert pipe.latent_tiles("reference") == Gaussian(96, 4, published=True)
+    for side, latents in ((512, 64), (768, 96)):
+        stablesr = tiny.tiny_stablesr(process_size=side)
+        assert stablesr.latent_tiles("auto") == Gaussian(latents, latents // 2)
+        assert stablesr.latent_tiles("reference") == Gaussian(latents, 32, published=True)
+
+
+def test_published_tiles_bring_the_published_autoencoders(seesr, addsr, monkeypatch) -> None:
     used = []
-    monkeypatch.setattr(seesr, "encode", lambda vae, image, noise, tiling: used.append(tiling) or noise)
-    for tile in ("auto", "reference"):
-        adapter(smooth_photo(0, 20, 20), num_inference_steps=1, tile=tile)
-    assert used == ["auto", VaeTiles()]
+    monkeypatch.setattr(stable_diffusion, "encode", lambda vae, image, noise, tiling: used.append(tiling) or noise)
+    for adapter in (seesr, addsr):
+        for tile in ("auto", "reference"):
+            adapter(smooth_photo(0, 20, 20), num_inference_steps=1, tile=tile)
+    assert used == ["auto", VaeTiles()] * 2
 
 
-@pytest.mark.parametrize("family", [SeeSRPipeline, AddSRPipeline])
+MAKERS = {
+    "seesr": lambda: tiny.tiny_adapter(SeeSRPipeline),
+    "addsr": lambda: tiny.tiny_adapter(AddSRPipeline),
+    "stablesr": tiny.tiny_stablesr,
+}
+
+
+@pytest.mark.parametrize("family", MAKERS)
 def test_a_canvas_shorter_than_the_tile_along_one_side_gets_its_size(family, monkeypatch) -> None:
     coarse = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D")}  # attention where there are fewer positions
     monkeypatch.setattr(tiny, "UNET", tiny.UNET | coarse)
     monkeypatch.setattr(tiny, "UP_BLOCKS", ("CrossAttnUpBlock2D", "UpBlock2D"))
-    pipe = tiny.tiny_adapter(family)
+    pipe = MAKERS[family]()
     pipe.set_progress_bar_config(disable=True)
     done = pipe(smooth_photo(1, 300, 400), num_inference_steps=1, guidance_scale=1.0, tile=310)
     assert done.images[0].size == (1600, 1200) and done.tile_sizes == [310]
@@ -171,54 +185,3 @@ def test_small_images_are_enlarged_first_and_get_their_size(adapter, size) -> No
     assert image.shape[-2:] == (4 * size[0], 4 * size[1])
     latents = adapter(np.zeros((*size, 3), np.uint8), num_inference_steps=1, output_type="latent").images
     assert latents.shape[1:] == adapter.latent_shape(*size) and min(latents.shape[-2:]) == 8
-
-
-# --- AddSR -----------------------------------------------------------------------------------------------------------
-
-
-def decodes(pipe, monkeypatch, **options) -> tuple[Tensor, int]:
-    """The latents of a call, and how often it decoded on the way."""
-    count = []
-    decode = pipe.decode
-    with monkeypatch.context() as patch:
-        patch.setattr(pipe, "decode", lambda *given: count.append(1) or decode(*given))
-        latents = pipe(smooth_photo(7, 16, 16), generator=seeded(), output_type="latent", **options).images
-    return latents, len(count)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3, 4])
-def test_every_step_after_the_first_sees_the_decoded_prediction(addsr, monkeypatch, steps) -> None:
-    assert decodes(addsr, monkeypatch, num_inference_steps=steps)[1] == steps - 1
-    assert decodes(addsr, monkeypatch, num_inference_steps=steps, psr_weight=0)[1] == 0
-
-
-def test_the_weight_of_the_refinement_counts(addsr, monkeypatch) -> None:
-    none, some, much = (decodes(addsr, monkeypatch, psr_weight=weight)[0] for weight in (0, 0.4, 1))
-    assert (some - none).abs().max() > 1e-3 and (much - some).abs().max() > 1e-3
-
-
-def test_fewer_steps_are_the_first_of_the_four(addsr) -> None:
-    seen: dict[int, list[Tensor]] = {}
-
-    def note(pipe, step, timestep, tensors):
-        seen.setdefault(step, []).append(tensors["latents"])
-        assert timestep == (999, 749, 499, 249)[step]
-        return tensors
-
-    for steps in (2, 4):
-        addsr(smooth_photo(8, 16, 16), generator=seeded(), num_inference_steps=steps, callback_on_step_end=note)
-    assert all(torch.equal(*seen[step]) for step in (0, 1)) and len(seen) == 4
-
-
-def test_without_a_tagger_the_tokens_stay_and_the_condition_is_refined(addsr, monkeypatch) -> None:
-    blind = copy.copy(addsr)
-    blind.register_modules(tagger=None)
-    tokens = torch.randn(1, 5, 512, generator=seeded())
-    given = {"image_embeds": tokens, "tags": "cat"}
-    refined, count = decodes(blind, monkeypatch, **given)
-    plain, _ = decodes(blind, monkeypatch, psr_weight=0, **given)
-    assert count == 3 and (refined - plain).abs().max() > 1e-3
-    with pytest.raises(ValueError, match=r"opened without RAM and DAPE.*pass image_embeds="):
-        blind(smooth_photo(7, 16, 16))
-    with pytest.raises(ValueError, match=r"no tagger to find tags; pass tags="):
-        blind(smooth_photo(7, 16, 16), image_embeds=tokens)
