@@ -191,7 +191,7 @@ def _encode(case: Case, network: Network, device: torch.device) -> Run:
 
 
 def _decode(case: Case, network: Network, device: torch.device) -> Run:
-    """Latents through the decoder; above fidelity 0 also the LR image through the encoder, as far as features need it."""
+    """Latents through the decoder; above fidelity 0 also the LR image through the encoder, for its features."""
     vae, fusion = network("vae"), None
     latents = torch.randn(latent_shape(case.side), device=device) * vae.config.scaling_factor
     if case.fidelity:

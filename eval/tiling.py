@@ -1,6 +1,7 @@
 """What tiles cost in exactness: latents in tiles against whole ones, the autoencoder in its ways against untiled.
 
-    python eval/tiling.py              # as in RESULTS.md: 20 seeds
+    python eval/tiling.py                      # as in RESULTS.md: 20 seeds, SeeSR
+    python eval/tiling.py --family stablesr
 
 Networks are tiny and random, which keeps nothing back: of a trained network the same arithmetic shows less. For the
 latents: mean absolute difference of the images to the untiled ones (of 255 grey levels), and the seam ratio, mean
@@ -21,15 +22,22 @@ from torch import Tensor
 from resdiff.models.vae_bands import decode_in_bands, encode_in_bands
 from resdiff.models.vae_hook import decode_hooked, encode_hooked
 from resdiff.pipelines.seesr import SeeSRPipeline
-from resdiff.pipelines.tiny import tiny_adapter
+from resdiff.pipelines.tiny import tiny_adapter, tiny_stablesr
 from resdiff.tiling import Gaussian, starts
 
 FACTOR = 8  # px per latent
 TILE = 24  # latents; overlaps are the same shares of it as of 96
 TILINGS = {
-    "none between tiles": Gaussian(TILE, 0),
-    "published, 4 of 96": Gaussian(TILE, 1, published=True),
-    "ours, 32 of 96": Gaussian(TILE, 8),
+    "seesr": {
+        "none between tiles": Gaussian(TILE, 0),
+        "published, 4 of 96": Gaussian(TILE, 1, published=True),
+        "ours, 32 of 96": Gaussian(TILE, 8),
+    },
+    "stablesr": {
+        "none between tiles": Gaussian(TILE, 0),
+        "published, 32 of 64": Gaussian(TILE, 12, published=True),
+        "ours, 32 of 64": Gaussian(TILE, 12),
+    },
 }
 WAYS = ("bands (ours)", "published, exact", "published, fast")
 
@@ -60,16 +68,16 @@ def seam_ratio(image: Tensor, tiling: Gaussian) -> float:
     return sum(ratios) / 2
 
 
-def latent_rows(seeds: int) -> list[tuple[str, list[float]]]:
+def latent_rows(seeds: int, family: str = "seesr") -> list[tuple[str, list[float]]]:
     """Return (tiling, [mean difference, seam ratio, that of the untiled images]), means over seeds."""
-    pipe: Any = tiny_adapter(SeeSRPipeline)
+    pipe: Any = tiny_adapter(SeeSRPipeline) if family == "seesr" else tiny_stablesr()
     pipe.set_progress_bar_config(disable=True)
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in TILINGS}
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in TILINGS[family]}
     for seed in range(seeds):
         lr = smooth(seed, 3, 2 * TILE + 36, 2 * TILE + 36) / 2 + 0.5
         run = partial(pipe, lr, output_type="pt")
         whole = run(tile="off", generator=torch.Generator().manual_seed(seed)).images
-        for name, tiling in TILINGS.items():
+        for name, tiling in TILINGS[family].items():
             image = run(tile=tiling, generator=torch.Generator().manual_seed(seed)).images
             difference = float((image - whole).abs().mean()) * 255
             found[name].append((difference, seam_ratio(image, tiling), seam_ratio(whole, tiling)))
@@ -115,6 +123,7 @@ def vae_rows(seeds: int) -> list[tuple[str, str, str, float, float]]:
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=TILINGS, default="seesr", help="whose latents are tiled")
     parser.add_argument("--seeds", type=int, default=20, help="of the photos and the noise")
     parser.add_argument("--vae_seeds", type=int, default=5, help="of the autoencoders and their inputs")
     return parser.parse_args(input_args)
@@ -126,7 +135,7 @@ def main(args: argparse.Namespace) -> None:
         "| overlap of the latents' tiles | mean difference to untiled, grey levels | seam ratio | the untiled image's |"
     )
     print("|---|---|---|---|")
-    for name, (difference, seam, without) in latent_rows(args.seeds):
+    for name, (difference, seam, without) in latent_rows(args.seeds, args.family):
         print(f"| {name} | {difference:.2f} | {seam:.3f} | {without:.3f} |")
     print("\n| half | input | way | largest difference to untiled | mean |")
     print("|---|---|---|---|---|")

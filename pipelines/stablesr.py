@@ -30,15 +30,15 @@ from resdiff.pipelines.guidance import fidelity_per_result, one_per_result
 from resdiff.pipelines.loras import scaled_lora
 from resdiff.pipelines.sampling import begun, chain_of, sampled
 from resdiff.pipelines.stable_diffusion import StableDiffusionMixin
-from resdiff.pipelines.stablesr_guidance import StableSRGuidance, pull_to, references, resized
-from resdiff.pipelines.stablesr_networks import ModulatedUNet
-from resdiff.pipelines.stablesr_options import StableSROptions
-from resdiff.pipelines.stablesr_published import (
+from resdiff.pipelines.stablesr_faithful import (
     PublishedDraws,
     check_published_size,
     published_image,
     published_sizes,
 )
+from resdiff.pipelines.stablesr_guidance import StableSRGuidance, pull_to, references, resized
+from resdiff.pipelines.stablesr_networks import ModulatedUNet
+from resdiff.pipelines.stablesr_options import StableSROptions
 from resdiff.pipelines.text_guidance import LR_PER_LATENT
 from resdiff.schedulers.named import scheduler_named
 from resdiff.schedulers.spaced import SpacedDDPMScheduler

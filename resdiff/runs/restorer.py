@@ -55,8 +55,9 @@ class Settings:
 
     @property
     def one_generator(self) -> bool:
-        """Whether draws come in the published order, from one generator through all tiles of one image."""
-        return isinstance(self.tile, str) and self.tile.startswith("reference")
+        """Whether draws come in the published order, from one generator through all tiles or windows of one image."""
+        is_published = isinstance(self.tile, str) and self.tile.startswith("reference")
+        return is_published or key_values(self.options).get("faithful") is True
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from resdiff.models.cfw import ControllableFeatureWrapping
 from resdiff.pipelines.sampling import begun, chain_of
 from resdiff.pipelines.stable_diffusion import POSTERIOR
 from resdiff.pipelines.stablesr import StableSRPipeline
+from resdiff.pipelines.stablesr_faithful import eight_bits
 from resdiff.pipelines.stablesr_guidance import StableSRGuidance
 from resdiff.pipelines.stablesr_options import StableSROptions
-from resdiff.pipelines.stablesr_published import eight_bits
 from resdiff.schedulers.spaced import SpacedDDPMScheduler
 from resdiff.text.tokenizer import clip_tokenizer
 from resdiff.tiling import Gaussian

@@ -1,5 +1,6 @@
 """The table of what tiles cost: its parts on tiny stand-ins."""
 
+import pytest
 import torch
 from diffusers import AutoencoderKL
 
@@ -27,10 +28,12 @@ def test_bands_differ_less_from_untiled_than_the_published_ways(monkeypatch) -> 
             assert bands[0] < exact[0] and bands[1] < exact[1] and bands[0] < 1e-3
 
 
-def test_latents_in_tiles_differ_from_whole_ones_and_no_more_with_more_overlap(monkeypatch) -> None:
+@pytest.mark.parametrize("family", ["seesr", "stablesr"])
+def test_latents_in_tiles_differ_from_whole_ones_and_no_more_with_more_overlap(monkeypatch, family) -> None:
     monkeypatch.setattr(tiling, "TILE", 8)
-    monkeypatch.setattr(tiling, "TILINGS", {str(overlap): Gaussian(8, overlap) for overlap in (0, 1, 3)})
-    rows = dict(tiling.latent_rows(1))
-    assert list(rows) == list(tiling.TILINGS)
+    tilings = {str(overlap): Gaussian(8, overlap) for overlap in (0, 1, 3)}
+    monkeypatch.setattr(tiling, "TILINGS", dict.fromkeys(("seesr", "stablesr"), tilings))
+    rows = dict(tiling.latent_rows(1, family))
+    assert list(rows) == list(tilings)
     none, _, ours = (difference for difference, _, _ in rows.values())
     assert 0 < ours <= none

@@ -136,6 +136,14 @@ def test_published_tiling_gets_the_one_generator_it_draws_from():
     assert alone.initial_seed() == listed.initial_seed() == 5
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"), [({"tile": "reference:64"}, True), ({"options": ("faithful=true",)}, True), ({}, False)]
+)
+def test_published_draws_are_those_of_one_generator(options, expected):
+    assert Settings(**options).one_generator is expected
+    assert not Settings(options=("faithful=false", "eta=1")).one_generator
+
+
 def test_what_the_model_cannot_do_is_found_before_the_first_file():
     with pytest.raises(ValueError, match="num_inference_steps=99"):
         Restorer(NoisyPipeline(), Settings(num_inference_steps=99))

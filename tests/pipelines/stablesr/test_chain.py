@@ -88,6 +88,17 @@ def test_a_lora_on_the_modulated_convolution_comes_before_the_modulation(own_sta
         torch.testing.assert_close(h, convolution(inputs[0]), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("parts", [("unet",), ("structure_encoder", "modulation"), ("vae", "cfw"), ("vae",), ("all",)])
+def test_networks_may_compute_in_bfloat16_together_or_alone(own_stablesr, photo, run, parts) -> None:
+    exact = run(own_stablesr, photo())
+    if parts == ("all",):
+        own_stablesr.to(torch.bfloat16)
+    for part in () if parts == ("all",) else parts:
+        getattr(own_stablesr, part).to(torch.bfloat16)
+    image = run(own_stablesr, photo())
+    assert image.dtype == torch.float32 and 0 < (image - exact).abs().mean() < 0.05
+
+
 # --- begin, guidance, samplers ---------------------------------------------------------------------------------------
 
 

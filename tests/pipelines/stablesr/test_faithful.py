@@ -8,9 +8,9 @@ from torch import Tensor
 from resdiff.color import adain
 from resdiff.images import Photo
 from resdiff.noise import SequentialNoise
-from resdiff.pipelines import stablesr_published
+from resdiff.pipelines import stablesr_faithful
 from resdiff.pipelines.call import Call
-from resdiff.pipelines.stablesr_published import check_published_size, padded_as_published, published_sizes
+from resdiff.pipelines.stablesr_faithful import check_published_size, padded_as_published, published_sizes
 from resdiff.resize import bicubic
 from resdiff.schedulers.spaced import SpacedDDIMScheduler
 from resdiff.tiling import Gaussian
@@ -50,7 +50,7 @@ def test_sizes_that_the_script_cannot_do_are_refused(size) -> None:
 
 
 def test_a_call_refuses_them_before_anything_runs(stablesr, photo, monkeypatch) -> None:
-    monkeypatch.setattr(stablesr_published, "WINDOWS", Gaussian(70, 16, published=True))
+    monkeypatch.setattr(stablesr_faithful, "WINDOWS", Gaussian(70, 16, published=True))
     with pytest.raises(ValueError, match="leave out faithful=True"):
         stablesr(photo(0, 16, 24), faithful=True)
 
@@ -77,7 +77,7 @@ def test_one_image_step_by_step(stablesr, photo, run) -> None:
 
 def test_windows_are_restored_alone_from_the_same_seed_and_blended(stablesr, photo, run, monkeypatch) -> None:
     windows = Gaussian(96, 32, published=True)
-    monkeypatch.setattr(stablesr_published, "WINDOWS", windows)
+    monkeypatch.setattr(stablesr_faithful, "WINDOWS", windows)
     lr = photo(2, 32, 32)  # 128 px: windows at 0 and 32 along both sides
     image = run(stablesr, lr, seed=3, faithful=True)
     y = bicubic(lr * 2 - 1, (128, 128), "torch").clamp(-1, 1)
@@ -147,7 +147,7 @@ def test_a_small_image_is_enlarged_once_and_not_first_to_the_least_size(stablesr
 
 def test_eight_bits_are_cut_and_not_rounded() -> None:
     values = torch.tensor([-1.2, -1.0, -0.9961, 0.0, 0.9999, 1.0, 1.3])
-    levels = (stablesr_published.eight_bits(values) * 255).round()
+    levels = (stablesr_faithful.eight_bits(values) * 255).round()
     assert (
         levels.tolist()
         == np.floor((values.clamp(-1, 1).numpy() / 2 + 0.5) * 255).tolist()
