@@ -158,9 +158,9 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
         """
         return latents
 
-    def in_order(self, call: Call) -> bool:
+    def in_order(self, call: Call, tiling: Chop | Smooth | None) -> bool:
         """Whether a call's random draws come from `generator` itself, in order of use, as published."""
-        return isinstance(self.as_tiling(call.tile, call.tile_batch), Chop)
+        return isinstance(tiling, Chop)
 
     def default_tiling(self, size: int | None = None) -> Smooth:
         """Return the largest tiles of tile="auto", or those of about `size` LR pixels."""
@@ -293,7 +293,8 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
             )
         )
         scale, steps = call.scale, call.num_inference_steps
-        in_order = self.in_order(call)
+        tiling = self.as_tiling(tile, tile_batch)
+        in_order = self.in_order(call, tiling)
         on_step = StepShower(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         self._interrupt, self._num_timesteps = False, steps
 
@@ -311,7 +312,6 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
         items = [Item(i, photos[i // num_images_per_prompt], masks[i // num_images_per_prompt]) for i in range(count)]
         guidance, prompts = self.steer(call, photos)
         rescue = Rescue(self.networks)
-        tiling = self.as_tiling(tile, tile_batch)
         at_once = min(tiling.size**2 if isinstance(tiling, Smooth) else self.batch_pixels, self.batch_pixels)
 
         results: list[Any] = []
@@ -338,7 +338,7 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
                 results.extend(rescue(partial(self.restore_padded, canvas, whole, num_inference_steps=steps, **means)))
                 tile_sizes += [None] * len(batch)
                 continue
-            stream = self.restored(lq, hole, asked, call, generator=generator, rescue=rescue, **means)
+            stream = self.restored(lq, hole, asked, call, tiling, generator=generator, rescue=rescue, **means)
 
             # 4. Alpha, bit depth, output type
             photos_of = [item.photo for item in batch]
@@ -432,6 +432,7 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
         hole: Tensor | None,  # (B, 1, h, w), the mask
         asked: tuple[int, int],  # size of the result
         call: Call,
+        tiling: Chop | Smooth | None,  # None: whole
         *,
         generator: torch.Generator | Sequence[torch.Generator] | None,  # for families that draw from it themselves
         rescue: Rescue,
@@ -447,7 +448,6 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
             on_step=on_step,
             guidance=guidance,
         )
-        tiling = self.as_tiling(call.tile, call.tile_batch)
         canvas = lq if hole is None else torch.cat([lq, hole], dim=1)
         restore: Restore | Halving = partial(self.restore_tiles, chain=chain, rescue=rescue, guidance=guidance)
         turn = isinstance(tiling, Smooth) and lq.shape[-1] > max(lq.shape[-2], tiling.size)

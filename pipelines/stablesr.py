@@ -160,7 +160,7 @@ class StableSRPipeline(StableDiffusionMixin, SRPipeline):
     def _own_fidelity(self) -> float:
         return 0.0 if self.cfw is None else self.config.fidelity
 
-    def in_order(self, call: Call) -> bool:
+    def in_order(self, call: Call, tiling: Any) -> bool:
         """Whether draws come in the published order, from `generator` itself."""
         return call.options.faithful
 
@@ -188,10 +188,12 @@ class StableSRPipeline(StableDiffusionMixin, SRPipeline):
         )
         return guidance, texts
 
-    def restored(self, lq: Tensor, hole: Tensor | None, asked: tuple[int, int], call: Call, **means: Any) -> Stream:
+    def restored(
+        self, lq: Tensor, hole: Tensor | None, asked: tuple[int, int], call: Call, tiling: Any, **means: Any
+    ) -> Stream:
         """As for every family; or, `faithful`, by the published sizes and windows, one image after the other."""
         if not call.options.faithful:
-            return super().restored(lq, hole, asked, call, **means)
+            return super().restored(lq, hole, asked, call, tiling, **means)
         draws, guidance, rescue = PublishedDraws(means["generator"]), means["guidance"], means["rescue"]
         fix = self.default_color_fix if call.color_fix == "auto" else call.color_fix
         images = []
