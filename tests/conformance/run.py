@@ -4,9 +4,9 @@
     python tests/conformance/run.py DIR --kind "resshift/*"    only these kinds
     python tests/conformance/run.py DIR --json report.json     also as JSON (without a file: on stdout, lines on stderr)
 
-Prints a line for each case, `PASS|FAIL|SKIP kind file max_error tolerance compared/total`, then the counts. The error is
+Prints a line for each case, `PASS|FAIL kind file max_error tolerance compared/total`, then the counts. The error is
 that of the tensor nearest to its tolerance (`case.py` has the rules). Exits with 1 when a case failed, 2 when there is
-nothing to run. Skipped are the kinds of families that resdiff does not have; a kind that nobody knows fails.
+nothing to run. A kind that nobody knows fails; nothing is skipped.
 """
 
 import argparse
@@ -21,6 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # the handlers lie beside this script and are no package
 
+import addsr
+import addsr_step
 import colour
 import degradation
 import degradation_pipeline
@@ -56,6 +58,7 @@ LOSSES: Tolerances = {
     "grad_*": Tolerance(1e-3, relative=True),
     "*": Tolerance(2e-4),
 }
+ADDSR_LOSSES: Tolerances = {"logits_*": Tolerance(1e-4), "*": Tolerance(1e-3, relative=True)}
 PIXELS: Tolerances = {"niqe*": Tolerance(3e-3, relative=True, double=True), "*": Tolerance(1e-6, double=True)}
 DEEP: Tolerances = {"*": Tolerance(1e-6, double=True)}
 CLIP_IQA: Tolerances = {"*": Tolerance(1e-5)}
@@ -96,6 +99,11 @@ KINDS: dict[str, tuple[Handler, Tolerances]] = {
     "seesr/tiled_vae": (seesr_vae.tiled_vae, SEESR),
     "seesr/ram": (seesr_ram.ram, SEESR),
     "addsr/student_loop": (seesr.student_loop, LOOP),
+    "addsr/time_adaptive_weights": (addsr.time_adaptive_weights, FORWARD),
+    "addsr/diffaugment": (addsr.diffaugment, FORWARD),
+    "addsr/dinov2": (addsr.dinov2, FORWARD),
+    "addsr/discriminator": (addsr.discriminator, ADDSR_LOSSES),
+    "addsr/distill_losses": (addsr_step.distill_losses, ADDSR_LOSSES),
     "degradation/kernels": (degradation.kernels, DEGRADATION),
     "degradation/filter2d_usm": (degradation.filter2d_usm, DEGRADATION),
     "degradation/resize": (degradation.resize, DEGRADATION),
@@ -111,9 +119,6 @@ KINDS: dict[str, tuple[Handler, Tolerances]] = {
     "metrics/clipiqa": (metrics_clip.clipiqa, CLIP_IQA),
     "metrics/clipiqa_plus": (metrics_clip.clipiqa_plus, CLIP_IQA),
 }
-NOT_BUILT: dict[str, str] = {  # kinds of what does not exist yet
-    "addsr": "time_adaptive_weights discriminator dinov2 diffaugment distill_losses",  # of its training
-}
 PARTS = "stablesr/part"  # weights of other cases, not a case
 
 
@@ -121,7 +126,7 @@ PARTS = "stablesr/part"  # weights of other cases, not a case
 class Result:
     """One line of the report."""
 
-    status: str  # PASS, FAIL or SKIP
+    status: str  # PASS or FAIL
     kind: str
     file: str
     error: float = math.nan
@@ -157,8 +162,6 @@ def kind_of(path: Path) -> str:
 
 def run_file(path: Path, kind: str) -> Result:
     """Run one case. Nothing is raised: whatever goes wrong inside is a failure of the case."""
-    if is_not_built(kind):
-        return Result("SKIP", kind, str(path), reason="this family does not exist yet")
     compared = total = 0
     try:
         case = read_case(path)
@@ -180,12 +183,6 @@ def run_file(path: Path, kind: str) -> Result:
         reason=verdict.problem,
         left_out=verdict.left_out or None,
     )
-
-
-def is_not_built(kind: str) -> bool:
-    """Say whether a kind belongs to a family that does not exist yet."""
-    system, _, name = kind.partition("/")
-    return name in NOT_BUILT.get(system, "").split()
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -238,9 +235,9 @@ def as_json(results: Sequence[Result]) -> str:
 
 
 def counts(results: Sequence[Result]) -> dict[str, int]:
-    """Return how many cases passed, failed and were skipped."""
+    """Return how many cases passed and failed; none is skipped, which the report says as it always did."""
     statuses = [result.status for result in results]
-    return {"passed": statuses.count("PASS"), "failed": statuses.count("FAIL"), "skipped": statuses.count("SKIP")}
+    return {"passed": statuses.count("PASS"), "failed": statuses.count("FAIL"), "skipped": 0}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
