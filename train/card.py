@@ -1,6 +1,7 @@
 """The model card of a trained model: what it is, what it was trained on, with what figures, and the words it knows."""
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,7 +30,19 @@ image = SRPipeline.from_pretrained("{name}")("photo.jpg").images[0]
 """
 
 
-def model_card(output_dir: Path, progress: Progress, photos: int, text_encoder: PromptEncoder | None = None) -> str:
+def figures_table(figures: Mapping[str, float]) -> str:
+    """Return the means of a validation as a Markdown table."""
+    rows = [f"| {key} | {value:.4g} |" for key, value in figures.items() if key not in ("step", "minutes")]
+    return "\n".join(["| figure | mean |", "|---|---|", *rows])
+
+
+def model_card(
+    output_dir: Path,
+    progress: Progress,
+    photos: int,
+    text_encoder: PromptEncoder | None = None,
+    about: str = "",  # a section of its own, about where the model came from
+) -> str:
     """Return the card, with the figures of the last validation in `metrics.jsonl`, if there was any."""
     metrics, lines = output_dir / "metrics.jsonl", []
     for line in metrics.read_text().splitlines() if metrics.exists() else []:
@@ -39,8 +52,7 @@ def model_card(output_dir: Path, progress: Progress, photos: int, text_encoder: 
     figures = "It was not validated."
     if validations:
         last = validations[-1]
-        rows = [f"| {key} | {value:.4g} |" for key, value in last.items() if key not in ("step", "minutes")]
-        figures = "\n".join([f"Validation after {last['step']} steps:", "", "| figure | mean |", "|---|---|", *rows])
+        figures = f"Validation after {last['step']} steps:\n\n{figures_table(last)}"
     card = CARD.format(
         name=output_dir.resolve().name,
         step=progress.step,
@@ -49,4 +61,5 @@ def model_card(output_dir: Path, progress: Progress, photos: int, text_encoder: 
         photos=photos,
         figures=figures,
     )
-    return card if text_encoder is None else f"{card}\n{card_of_words(text_encoder)}"
+    words = "" if text_encoder is None else card_of_words(text_encoder)
+    return "\n".join(part for part in (card, about, words) if part)

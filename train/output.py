@@ -12,7 +12,7 @@ from resdiff.train.checkpoints import SETTINGS, all_checkpoints, find_checkpoint
 
 logger = logging.getLogger(__name__)
 
-MODEL_SECTIONS = {"unet", "scheduler", "vae", "pipeline"}
+MODEL_SECTIONS = {"unet", "scheduler", "vae", "pipeline"} | {"method", "teacher_weights", "num_inference_steps"}
 MAY_CHANGE = {"max_train_steps", "max_train_minutes", "num_train_epochs", "resume_from_checkpoint"}
 RECIPE = "recipe.yaml"
 UNFINISHED = "unfinished-model"

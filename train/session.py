@@ -22,6 +22,7 @@ from resdiff.data.training_set import Batch, TrainingSet, collate, sample_genera
 from resdiff.devices import DTYPES
 from resdiff.models.pixel_blocks import Film
 from resdiff.models.pixel_unet import PixelUNet
+from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.train.arguments import to_yaml
@@ -56,6 +57,10 @@ class SessionArguments(ModelArguments, TrainingArguments):
 
     def check_schedule(self, timesteps: int) -> None:
         """Raise ValueError in one line when the settings do not go with a schedule of so many timesteps."""
+
+    def recipe(self) -> str:
+        """Return what is written beside the model: the settings without those of this machine, as YAML."""
+        return to_yaml(self, without=OF_THIS_MACHINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +105,10 @@ class Session:
             pin_memory=self.device.type == "cuda",
         )
 
-    def train(self, step: Callable[[Sequence[Batch], Progress], dict[str, float]], ema: Ema) -> None:
+    def train(self, step: Callable[[Sequence[Batch], Progress], dict[str, float]], ema: Ema, about: str = "") -> None:
         """Start or resume, do the steps, write the model with the averaged weights, and publish it if asked to.
 
-        Raises RunAborted when bad losses end the run.
+        about: a section of its card. Raises RunAborted when bad losses end the run.
         """
         args, accelerator, progress = self.args, self.accelerator, Progress()
         logger.info("settings:\n%s", self.settings)
@@ -136,7 +141,7 @@ class Session:
             on_bad_loss=args.on_bad_loss,
         )
         if finished and accelerator.is_main_process:
-            self._finish(progress, ema)
+            self._finish(progress, ema, about)
         accelerator.wait_for_everyone()
         accelerator.end_training()
 
@@ -148,16 +153,15 @@ class Session:
         pipe.unet.train()
         return figures
 
-    def _finish(self, progress: Progress, ema: Ema) -> None:
+    def _finish(self, progress: Progress, ema: Ema, about: str) -> None:
         args, pipe = self.args, self.pipe
         with ema.applied():
             pipe.register_modules(vae=self.autoencoder)
             for network in filter(None, (pipe.unet, pipe.text_encoder)):
                 network.to(DTYPES[args.dtype])
             pipe.scheduler.set_timesteps(len(pipe.scheduler))
-            recipe = to_yaml(args, without=OF_THIS_MACHINE)
-            card = model_card(args.output_dir, progress, self.dataset.num_photos, pipe.text_encoder)
-            write_model(pipe, args.output_dir, recipe, card)
+            card = model_card(args.output_dir, progress, self.dataset.num_photos, pipe.text_encoder, about)
+            write_model(pipe, args.output_dir, args.recipe(), card)
         logger.info("the model is in %s", args.output_dir)
         if args.push_to_hub:
             publish(args.output_dir, args.hub_model_id or args.output_dir.resolve().name)
@@ -240,11 +244,16 @@ def prepare_networks(pipe: ResShiftPipeline, args: SessionArguments, accelerator
         frozen = copy.deepcopy(pipe.vae).requires_grad_(False).eval()
         pipe.register_modules(vae=frozen.to(accelerator.device, precision, memory_format=torch.channels_last))
     pipe.set_progress_bar_config(disable=True)
-    pipe.unet.train().requires_grad_(True)
+    prepare_trained(pipe.unet, args)
+
+
+def prepare_trained(unet: SwinUNet | PixelUNet, args: SessionArguments) -> None:
+    """Make a network ready to be trained, all of it."""
+    unet.train().requires_grad_(True)
     if args.gradient_checkpointing:
-        pipe.unet.enable_gradient_checkpointing()
+        unet.enable_gradient_checkpointing()
     if args.compile:
-        pipe.unet.compile_repeated_blocks()
+        unet.compile_repeated_blocks()
 
 
 def freeze_all_but(unet: torch.nn.Module, part: Literal["predictor", "denoiser"]) -> None:
