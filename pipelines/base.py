@@ -5,8 +5,8 @@ output types happen here, by calling pure functions; nothing here names a family
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Self, get_args
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from resdiff.color import ColorFix
@@ -24,14 +23,24 @@ from resdiff.noise import Noise, seeds_from
 from resdiff.pipelines.call import Call, ColorChoice, Fidelity, NoOptions, OutputType, Prompt, Tile, options_of
 from resdiff.pipelines.callbacks import StepShower
 from resdiff.pipelines.components import ComponentsMixin
-from resdiff.pipelines.finishing import ImageOutput, collate, collected, cropped, finished, known_pixels_kept
-from resdiff.pipelines.guidance import UNGUIDED, Guidance, Steering, check_guidance, embedded_guidance, one_per_result
+from resdiff.pipelines.finishing import (
+    ImageOutput,
+    SRPipelineOutput,
+    Stream,
+    collate,
+    collected,
+    cropped,
+    finished,
+    known_pixels_kept,
+)
+from resdiff.pipelines.guidance import UNGUIDED, Guidance, Steering, check_guidance
 from resdiff.pipelines.inputs import (
     Item,
     check_choice,
     check_counts,
     check_fraction,
     check_latents,
+    check_mask,
     check_scale,
     check_steps,
     enlarged,
@@ -51,29 +60,6 @@ BATCH_PIXELS = 512 * 512  # LR pixels that run through the network together
 Callback = Callable[["SRPipeline", int, int, dict[str, Tensor]], dict[str, Tensor]]
 OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 NoiseOf = Callable[[list[Box]], Noise]
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Results of one size on their way, from top to bottom."""
-
-    bands: Iterator[Tensor]  # (B, 3, rows, W) in [-1, 1]
-    size: tuple[int, int]  # (H, W) of all bands together
-    tile_side: Callable[[], int | None]  # in LR pixels, None: untiled; known when the bands are through
-    is_turned: bool = False  # rows and columns are exchanged
-
-
-@dataclass
-class SRPipelineOutput(BaseOutput):
-    """What a call returns.
-
-    images: as `output_type` says. tile_sizes: per result the side of its tiles in LR pixels, None if not tiled.
-    prompts: per result the text that was used, "" where none was.
-    """
-
-    images: Any
-    tile_sizes: list[int | None]
-    prompts: list[str]
 
 
 class SRPipeline(ComponentsMixin, DiffusionPipeline):
@@ -164,8 +150,7 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
 
     def default_tiling(self, size: int | None = None) -> Smooth:
         """Return the largest tiles of tile="auto", or those of about `size` LR pixels."""
-        size = size or 512
-        return Smooth(size, overlap=size // 8)
+        return Smooth(size or 512, overlap=(size or 512) // 8)
 
     @property
     def bytes_per_pixel(self) -> int:
@@ -363,12 +348,7 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
         check_choice("color_fix", call.color_fix, ("auto", *get_args(ColorFix)))
         check_fraction("color_fix_strength", call.color_fix_strength, "leave", "correct")
         check_choice("output_type", call.output_type, (*get_args(ImageOutput), "latent"))
-        if self.takes_mask and call.mask is None:
-            raise ValueError("this is an inpainting model; pass mask=, a grey image that is white where lr is unknown")
-        if call.mask is not None and not self.takes_mask:
-            raise ValueError("mask is for inpainting models; this one takes none")
-        if call.mask is not None and scale != 1:
-            raise ValueError(f"scale={scale} with a mask: inpainting keeps the size, leave scale out")
+        check_mask(call.mask, self.takes_mask, scale)
         if self._execution_device.type == "cpu" and self.dtype == torch.float16:
             raise ValueError("float16 is not for CPUs; open the model with dtype=torch.float32, or move it to a GPU")
         check_guidance(call.prompt, call.negative_prompt, call.guidance_scale, call.fidelity)
@@ -383,20 +363,9 @@ class SRPipeline(ComponentsMixin, DiffusionPipeline):
         return replace(call, scale=scale, num_inference_steps=steps, options=options)
 
     def steer(self, call: Call, photos: Sequence[Photo]) -> tuple[Steering, list[str]]:
-        """Embed what was said; return also the text of each result. Warns once about a text of unknown words alone."""
+        """Return what steers the results beside their images, and the text of each; families that take text embed it."""
         results = len(photos) * call.num_images_per_prompt
-        said = {"prompt": call.prompt, "negative_prompt": call.negative_prompt}
-        texts = {name: one_per_result(name, value, photos, results) for name, value in said.items()}
-        if not self.takes_prompt:
-            return Guidance(fidelity=call.fidelity), [""] * results
-        guidance, ignored = embedded_guidance(
-            self.encode_prompt, texts, call.guidance_scale, self.default_guidance_scale, call.fidelity
-        )
-        if ignored:
-            self._warn_of_prompt(
-                f"{ignored[0]!r} changes nothing: to the model it says nothing; its card lists the words"
-            )
-        return guidance, texts["prompt"]
+        return Guidance(fidelity=call.fidelity), [""] * results
 
     def _warn_of_prompt(self, message: str) -> None:
         if not self._warned_of_prompt:

@@ -1,11 +1,13 @@
 """From restored bands to results: asked size, colours, channels, samples; no step needs the whole image as floats."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from resdiff.bands import resized, spans, with_halo
@@ -17,6 +19,29 @@ from resdiff.resize import bicubic_rows, row_support
 
 Size = tuple[int, int]
 ImageOutput = Literal["pil", "np", "pt", "picture"]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Results of one size on their way, from top to bottom."""
+
+    bands: Iterator[Tensor]  # (B, 3, rows, W) in [-1, 1]
+    size: tuple[int, int]  # (H, W) of all bands together
+    tile_side: Callable[[], int | None]  # in LR pixels, None: untiled; known when the bands are through
+    is_turned: bool = False  # rows and columns are exchanged
+
+
+@dataclass
+class SRPipelineOutput(BaseOutput):
+    """What a call returns.
+
+    images: as `output_type` says. tile_sizes: per result the side of its tiles in LR pixels, None if not tiled.
+    prompts: per result the text that was used, "" where none was.
+    """
+
+    images: Any
+    tile_sizes: list[int | None]
+    prompts: list[str]
 
 
 def upsampled_rows(x: Tensor, size: Size, start: int, stop: int) -> Tensor:

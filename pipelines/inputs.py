@@ -92,6 +92,16 @@ def check_scale(scale: float, native_scale: float) -> None:
         raise ValueError(f"scale={scale!r} must be a positive number up to {LARGEST_SCALE}, such as {native_scale}")
 
 
+def check_mask(mask: Any, takes_mask: bool, scale: float) -> None:
+    """Raise ValueError unless there is a mask for models that take one, and then no other size."""
+    if takes_mask and mask is None:
+        raise ValueError("this is an inpainting model; pass mask=, a grey image that is white where lr is unknown")
+    if mask is not None and not takes_mask:
+        raise ValueError("mask is for inpainting models; this one takes none")
+    if mask is not None and scale != 1:
+        raise ValueError(f"scale={scale} with a mask: inpainting keeps the size, leave scale out")
+
+
 def check_steps(steps: int, most: int | None) -> None:
     """Raise ValueError unless `num_inference_steps` is a whole number from 1 to `most`, None: any."""
     if not isinstance(steps, Integral):

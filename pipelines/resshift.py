@@ -4,6 +4,7 @@ ResShift (2307.12348; zsyOAOA/ResShift sampler.py) and SinSR (2311.14760; wyf091
 has no autoencoder. Super-resolution x4, inpainting and face restoration x1 are the same pipeline with other options.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from numbers import Real
 from typing import Self, get_args
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from resdiff.checkpoints.resshift import Published, load_published
+from resdiff.images import Photo
 from resdiff.models.clip_tokenizer import tokenize
 from resdiff.models.pixel_unet import PixelUNet
 from resdiff.models.prompt_encoder import PromptEncoder
@@ -19,8 +21,8 @@ from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
 from resdiff.noise import Noise
 from resdiff.pipelines.base import OnStep, SRPipeline
-from resdiff.pipelines.call import Fidelity
-from resdiff.pipelines.guidance import UNGUIDED, Guidance, dialled, guided
+from resdiff.pipelines.call import Call, Fidelity
+from resdiff.pipelines.guidance import UNGUIDED, Guidance, dialled, embedded_guidance, guided, one_per_result
 from resdiff.resize import BicubicKernel, bicubic
 from resdiff.schedulers.resshift import ResShiftScheduler
 from resdiff.sizes import scaled_size
@@ -121,6 +123,22 @@ class ResShiftPipeline(SRPipeline):
     def encode_prompt(self, text: str) -> Tensor:
         """Return what `text` says of the photo, (1, attributes) float32; zeros where no word of it is known."""
         return self.text_encoder(tokenize([text]).to(self._execution_device))
+
+    def steer(self, call: Call, photos: Sequence[Photo]) -> tuple[Guidance, list[str]]:
+        """Embed what was said; return also the text of each result. Warns once about a text of unknown words alone."""
+        results = len(photos) * call.num_images_per_prompt
+        said = {"prompt": call.prompt, "negative_prompt": call.negative_prompt}
+        texts = {name: one_per_result(name, value, photos, results) for name, value in said.items()}
+        if not self.takes_prompt:
+            return Guidance(fidelity=call.fidelity), [""] * results
+        guidance, ignored = embedded_guidance(
+            self.encode_prompt, texts, call.guidance_scale, self.default_guidance_scale, call.fidelity
+        )
+        if ignored:
+            self._warn_of_prompt(
+                f"{ignored[0]!r} changes nothing: to the model it says nothing; its card lists the words"
+            )
+        return guidance, texts["prompt"]
 
     def default_tiling(self, size: int | None = None) -> Smooth:
         """Tiles that are exact where the receptive field is bounded, else the published size and overlap."""

@@ -23,9 +23,10 @@ from resdiff.models.time_aware_encoder import TimeAwareEncoder
 from resdiff.models.vae_layers import vae_factor
 from resdiff.noise import Noise
 from resdiff.pipelines.autoencoding import Fusion, VaeTiles, decode, encode
-from resdiff.pipelines.base import OnStep, SRPipeline, Stream
+from resdiff.pipelines.base import OnStep, SRPipeline
 from resdiff.pipelines.call import Call
 from resdiff.pipelines.denoising import Denoiser
+from resdiff.pipelines.finishing import Stream
 from resdiff.pipelines.guidance import fidelity_per_result, one_per_result
 from resdiff.pipelines.loras import scaled_lora
 from resdiff.pipelines.sampling import begun, chain_of, sampled
