@@ -29,8 +29,8 @@ class Chain:
 def chain_of(scheduler: Any, steps: int, options: SamplerOptions) -> Chain:
     """Return the chain of `steps` steps from where `options` begin it. Raises ValueError if none is left.
 
-    As published, DDPM starts from t = 999 (`start_steps`) although its first step may be at an earlier timestep; other
-    samplers start at their first timestep.
+    As published, DDPM starts from t = 999 (`start_steps`) although its first step may be at an earlier timestep, and so
+    does StableSR's published DDIM; other samplers start at their first timestep.
     """
     scheduler.set_timesteps(steps)
     begin = sum(int(t) > options.first_timestep for t in scheduler.timesteps)
@@ -41,8 +41,8 @@ def chain_of(scheduler: Any, steps: int, options: SamplerOptions) -> Chain:
         raise ValueError(f"{options.asked_begin} leaves no step of {steps}, the last of which is at {last}; raise it")
     if begin and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
-    is_ddpm = isinstance(scheduler, StockDDPMScheduler)
-    return Chain(scheduler, timesteps, timesteps.new_tensor([options.first_timestep]) if is_ddpm else timesteps[:1])
+    is_fixed = isinstance(scheduler, StockDDPMScheduler) or scheduler.config.get("published", False)
+    return Chain(scheduler, timesteps, timesteps.new_tensor([options.first_timestep]) if is_fixed else timesteps[:1])
 
 
 def begun(scheduler: Any, first: Tensor, noise: Tensor, z: Tensor | None) -> Tensor:

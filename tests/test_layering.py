@@ -64,7 +64,7 @@ ALLOWED["eval"] = ALLOWED["train"] | {"train"}
 ROOF = {"cli", "commands", "__init__", "__main__"}
 LIGHT_MODULES = (
     "__init__ cli names scalars sizes files/digest files/formats files/headers checkpoints/known checkpoints/known_bases "
-    "checkpoints/known_seesr checkpoints/known_stablesr checkpoints/known_models checkpoints/unknown "
+    "checkpoints/known_seesr checkpoints/known_stablesr checkpoints/known_models checkpoints/by_name "
     "checkpoints/seesr_files checkpoints/stablesr_files checkpoints/store "
     "checkpoints/cache checkpoints/download checkpoints/records checkpoints/descriptions"
 )

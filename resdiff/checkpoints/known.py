@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from resdiff.checkpoints.unknown import unknown_name
+from resdiff.checkpoints.by_name import named
 
 Condition = Literal["resshift", "sinsr"]
 
@@ -213,9 +213,7 @@ def bundled_folder() -> Path:
 
 def known_by_name(name: str) -> KnownModel:
     """Return the model called `name`; raises ValueError that lists the names, the closest first."""
-    if name not in KNOWN:
-        raise unknown_name(name, KNOWN, "model")
-    return KNOWN[name]
+    return named(name, KNOWN, "model")
 
 
 def known_by_file(path: str | Path) -> KnownModel | None:

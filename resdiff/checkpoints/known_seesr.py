@@ -7,8 +7,8 @@ cswry/SeeSR and NJU-PCALab/AddSR. Importing this file does not import torch.
 
 from dataclasses import dataclass
 
+from resdiff.checkpoints.by_name import named
 from resdiff.checkpoints.known_bases import SD2_BASE, SD_TURBO, KnownBase
-from resdiff.checkpoints.unknown import unknown_name
 
 SEESR_DRIVE = "https://drive.google.com/drive/folders/12HXrRGEXUAnmHRaf0bIn-S8XSK4Ku0JO"
 ADDSR_DRIVE = "https://drive.google.com/file/d/19IB8vIdYeF65ixIvwIjZzPPuVka4sjec"
@@ -92,9 +92,7 @@ SEESR_MODELS: dict[str, KnownSeeSR] = {model.name: model for model in _MODELS}
 
 def seesr_by_name(name: str) -> KnownSeeSR:
     """Return the model called `name`; raises ValueError that lists the names, the closest first."""
-    if name not in SEESR_MODELS:
-        raise unknown_name(name, SEESR_MODELS, "model of the SeeSR family")
-    return SEESR_MODELS[name]
+    return named(name, SEESR_MODELS, "model of the SeeSR family")
 
 
 def seesr_by_folder(name: str) -> KnownSeeSR | None:

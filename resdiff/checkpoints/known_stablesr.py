@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from resdiff.checkpoints.by_name import named
 from resdiff.checkpoints.known import stem
 from resdiff.checkpoints.known_bases import SD21, SD21_BASE, SD_TURBO, KnownBase
-from resdiff.checkpoints.unknown import unknown_name
 
 STABLESR = "https://huggingface.co/Iceclear/StableSR"
 S_LAB = "S-Lab License 1.0, non-commercial"
@@ -115,9 +115,7 @@ STABLESR_MODELS: dict[str, KnownStableSR] = {model.name: model for model in _MOD
 
 def stablesr_by_name(name: str) -> KnownStableSR:
     """Return the model called `name`; raises ValueError that lists the names, the closest first."""
-    if name not in STABLESR_MODELS:
-        raise unknown_name(name, STABLESR_MODELS, "model of the StableSR family")
-    return STABLESR_MODELS[name]
+    return named(name, STABLESR_MODELS, "model of the StableSR family")
 
 
 def stablesr_by_file(path: str | Path) -> KnownStableSR | None:

@@ -11,6 +11,7 @@ from sd_layouts import CONFIGS as SD_CONFIGS
 from sd_layouts import ldm_file, ldm_unet, ldm_vae, prefixed, renamed
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from resdiff.checkpoints import stable_diffusion
 from resdiff.checkpoints.known_bases import SCHEDULE
 from resdiff.models.cfw import ControllableFeatureWrapping
 from resdiff.models.spade import SpadeModulation
@@ -56,6 +57,16 @@ def random_networks(seed, encoder=ENCODER):
         for parameter in network.eval().parameters():
             torch.nn.init.normal_(parameter, std=0.2)
     return networks
+
+
+def make_small(monkeypatch, cache):
+    """Let Stable Diffusion in single files be as small as here, and the cache an empty folder; there is no network."""
+    for part, config in CONFIGS.items():
+        monkeypatch.setitem(stable_diffusion.SD2_CONFIGS, part, config)
+    monkeypatch.setenv("RESDIFF_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    cache.mkdir()
+    return cache
 
 
 def states_of(networks):

@@ -10,9 +10,17 @@ from PIL import Image
 # the layouts are modules there, not a package
 sys.path.insert(0, str(Path(__file__).parents[1] / "checkpoints"))
 
-from stablesr_layouts import CONFIGS, adapter, cfw, diffusers_folder, lightning_file, random_networks, states_of, whole
+from stablesr_layouts import (
+    adapter,
+    cfw,
+    diffusers_folder,
+    lightning_file,
+    make_small,
+    random_networks,
+    states_of,
+    whole,
+)
 
-from resdiff.checkpoints import stable_diffusion
 from resdiff.checkpoints.known_stablesr import STABLESR_MODELS
 from resdiff.pipelines import SRPipeline
 
@@ -39,12 +47,7 @@ def tree(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path):
     """An empty cache, and a Stable Diffusion as small as in the layouts."""
-    for part, config in CONFIGS.items():
-        monkeypatch.setitem(stable_diffusion.SD2_CONFIGS, part, config)
-    monkeypatch.setenv("RESDIFF_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    (tmp_path / "cache").mkdir()
-    return tmp_path / "cache"
+    return make_small(monkeypatch, tmp_path / "cache")
 
 
 def restored(model, **options):

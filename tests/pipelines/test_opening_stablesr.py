@@ -11,9 +11,17 @@ import torch
 # the layouts are modules there, not a package
 sys.path.insert(0, str(Path(__file__).parents[1] / "checkpoints"))
 
-from stablesr_layouts import CONFIGS, adapter, cfw, diffusers_folder, lightning_file, random_networks, states_of, whole
+from stablesr_layouts import (
+    adapter,
+    cfw,
+    diffusers_folder,
+    lightning_file,
+    make_small,
+    random_networks,
+    states_of,
+    whole,
+)
 
-from resdiff.checkpoints import stable_diffusion
 from resdiff.checkpoints.known_stablesr import STABLESR_MODELS
 from resdiff.pipelines import SRPipeline
 from resdiff.pipelines.stablesr import StableSRPipeline
@@ -45,10 +53,7 @@ def tree(networks, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
     """Stable Diffusion is as small as in the layouts; the cache is empty."""
-    for part, config in CONFIGS.items():
-        monkeypatch.setitem(stable_diffusion.SD2_CONFIGS, part, config)
-    monkeypatch.setenv("RESDIFF_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    make_small(monkeypatch, tmp_path / "cache")
 
 
 def restored(pipe, **options):

@@ -10,6 +10,7 @@ from resdiff.images import Photo
 from resdiff.noise import SequentialNoise
 from resdiff.pipelines import stablesr_faithful
 from resdiff.pipelines.call import Call
+from resdiff.pipelines.sampling import chain_of
 from resdiff.pipelines.stablesr_faithful import check_published_size, padded_as_published, published_sizes
 from resdiff.resize import bicubic
 from resdiff.schedulers.spaced import SpacedDDIMScheduler
@@ -115,6 +116,13 @@ def test_published_ddim_steps_by_other_noise_levels(stablesr, photo, run) -> Non
     alphas = stablesr.scheduler.alphas_cumprod
     assert float(clean.alpha_bar(999)) == pytest.approx(float(alphas[999]), rel=1e-5)
     assert float(faithful.alpha_bar(999)) == pytest.approx(float(alphas[950]), rel=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 20])
+@pytest.mark.parametrize("scheduler", ["ddpm", "ddim"])
+def test_every_published_chain_begins_at_the_last_noise_level(stablesr, scheduler, steps) -> None:
+    options = stablesr.options_type(faithful=True, scheduler=scheduler)
+    assert chain_of(stablesr.scheduler_of(options), steps, options).first.tolist() == [999]
 
 
 @pytest.mark.parametrize(
