@@ -47,6 +47,7 @@ class ResShiftPipeline(SRPipeline):
         upsampling: str = "torch",  # the bicubic kernel that makes y of the low-resolution image
         num_inference_steps: int | None = None,  # default of the call; None: all steps of the schedule
         tile_size: int = 512,  # larger images are cut into tiles of this many low-resolution pixels
+        psr_weight: float = 0.0,  # how much of what a step predicted the next one sees as its low-resolution image
     ):
         super().__init__()
         if upsampling not in get_args(BicubicKernel):
@@ -58,6 +59,8 @@ class ResShiftPipeline(SRPipeline):
                 raise ValueError(f"{name}={count!r} must be a whole number, at least 1")
         if num_inference_steps is not None and num_inference_steps not in range(1, len(scheduler) + 1):
             raise ValueError(f"num_inference_steps={num_inference_steps!r} must lie between 1 and {len(scheduler)}")
+        if not 0 <= psr_weight <= 1:
+            raise ValueError(f"psr_weight={psr_weight!r} must lie in [0, 1]")
         said, heard = len(text_encoder.config.attributes) if text_encoder else 0, getattr(unet.config, "prompt_dim", 0)
         if said and heard and said != heard:
             raise ValueError(
@@ -73,6 +76,7 @@ class ResShiftPipeline(SRPipeline):
             upsampling=upsampling,
             num_inference_steps=num_inference_steps,
             tile_size=tile_size,
+            psr_weight=psr_weight,
         )
         self.native_scale = scale
         self.padding_multiple = padding_multiple
@@ -182,6 +186,16 @@ class ResShiftPipeline(SRPipeline):
         """Return the float32 images of float32 latents, not clamped. Codes are chosen before anything is rounded."""
         return latents if self.vae is None else self.vae.decode(latents).float()
 
+    def refined(self, lq: Tensor, x0: Tensor) -> Tensor:
+        """Return what the next step sees of `lq`: `psr_weight` of it is the image of the latents x0, reduced.
+
+        Prediction-based self-refinement of AddSR (2404.01717), for students that were distilled with it. lq: (B, 3, h, w)
+        in [-1, 1].
+        """
+        weight = self.config.psr_weight
+        predicted = bicubic(self.decode(x0).clamp(-1, 1), (lq.shape[-2], lq.shape[-1]), "pil")
+        return weight * predicted + (1 - weight) * lq
+
     def restore(
         self,
         lq: Tensor,
@@ -202,12 +216,9 @@ class ResShiftPipeline(SRPipeline):
         self.scheduler.set_timesteps(num_inference_steps, device=y.device)
         dtype = self.unet.dtype
         guidance = guidance.to(y.device, dtype)
-        conditions = {"lq": lq.to(dtype)}
+        conditions = self._looked_at(lq)
         if mask is not None:
             conditions["mask"] = (2 * mask - 1).to(dtype)
-        if self.takes_fidelity:
-            conditions["prediction"] = self.unet.predict(conditions["lq"])  # once for all steps
-
         embeddings = self.unet.embed(self.scheduler.timesteps, dtype)  # (steps, E), once for all
         x_t = self.scheduler.prior_sample(y, noise(0, y.shape))
         first = x0 = y  # the first prediction and the latest, until there is one
@@ -215,6 +226,8 @@ class ResShiftPipeline(SRPipeline):
             if self.interrupt:  # what is half noise is of no use: the last prediction is
                 x_t = x0
                 break
+            if i > 0 and self.config.psr_weight:
+                conditions |= self._looked_at(self.refined(lq, x0))
             model_input = self.scheduler.scale_model_input(x_t, t).to(dtype)
             embedding = embeddings[i : i + 1]
             denoise = partial(self.unet, model_input, t.expand(len(x_t)), embedding=embedding, **conditions)
@@ -227,3 +240,8 @@ class ResShiftPipeline(SRPipeline):
             first = x0 if i == 0 else first
             x_t = on_step(i, t, step.prev_sample, x0)
         return x_t if num_inference_steps == 1 else dialled(first, x_t, guidance.fidelity)
+
+    def _looked_at(self, lq: Tensor) -> dict[str, Tensor]:
+        """Return the network's condition on a low-resolution image, with what it makes of it once for all steps."""
+        seen = {"lq": lq.to(self.unet.dtype)}
+        return seen | {"prediction": self.unet.predict(seen["lq"])} if self.takes_fidelity else seen

@@ -6,9 +6,10 @@
         --train_data_dir photos --output_dir runs/x4-few-steps
     python train/distill_resshift.py ... --resume_from_checkpoint latest
 
-The student starts as a copy of the teacher and takes `--num_inference_steps` of its schedule. Two methods:
+The student starts as a copy of the teacher and takes `--num_inference_steps` of its schedule. Three methods:
 sinsr (2311.14760; train/distill_sinsr.py): one deterministic step ends where the teacher's whole chain does.
 rsd (2503.13358; train/distill_rsd.py): a student on whose images a residual-shifting model would become the teacher.
+add (2311.17042, 2404.01717; train/distill_add.py): what the teacher makes of the student's images, and a critic.
 `output_dir` ends up as a folder that `SRPipeline.from_pretrained` opens, with the averaged weights.
 """
 
@@ -28,6 +29,8 @@ from resdiff.metrics.weights import find_weights
 from resdiff.runs.launcher import run_script
 from resdiff.train.arguments import option, parse, to_yaml
 from resdiff.train.card import figures_table
+from resdiff.train.critic import Critic, build_heads, open_features
+from resdiff.train.distill_add import AddArguments, AddLosses, AddStep
 from resdiff.train.distill_rsd import RsdArguments, RsdLosses, RsdStep
 from resdiff.train.distill_sinsr import SinsrArguments, SinsrLoss
 from resdiff.train.ema import Ema
@@ -57,23 +60,27 @@ Step = Callable[[Sequence[Batch], Progress], dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(SessionArguments, TeacherArguments, SinsrArguments, RsdArguments):
+class Arguments(SessionArguments, TeacherArguments, SinsrArguments, RsdArguments, AddArguments):
     """Settings of this script, checked before anything is built; `--help` lists them."""
 
-    method: Literal["sinsr", "rsd"] = option(help="sinsr or rsd")
+    method: Literal["sinsr", "rsd", "add"] = option(help="sinsr, rsd or add")
     unet: dict[str, Any] = option({}, "the teacher's; so are scheduler, vae and pipeline")
+    loss_in_image_space: bool = option(False, "sinsr, add: measure through the decoder")
     trained_part: Literal["all", "denoiser"] = option("all", "of a PixelUNet: the denoiser leaves the predictor alone")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_sinsr()
         self.check_rsd()
+        self.check_add()
 
     def check_schedule(self, timesteps: int) -> None:
         """The student's steps must be some of the teacher's; and the files that the loss needs must be there."""
         check_steps(self.num_inference_steps, timesteps)
         if self.lpips_weight:
             find_weights(VGG.weights, self.lpips_weights)
+        if self.method == "add":
+            self.find_critic()
 
     def accumulation(self, num_processes: int) -> int:
         """Micro-batches of a step: each update of rsd's fake network has its own."""
@@ -109,29 +116,39 @@ class Run:
         return self.advance([self.session.prepare(batch) for batch in micro_batches], progress)
 
 
-def optimized(session: Session, args: Arguments, unet: nn.Module) -> tuple[nn.Module, Update[Batch]]:
-    """Return a network as accelerate prepares it, and its optimizer's update."""
-    if args.trained_part != "all":
-        freeze_all_but(unet, args.trained_part)
-    freeze_words(unet)
-    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    model, optimizer = session.accelerator.prepare(unet, build_optimizer(trained, args, session.device))
-    update: Update[Batch] = Update(
+def optimized(
+    session: Session, args: Arguments, network: nn.Module, learning_rate: float | None = None
+) -> tuple[nn.Module, Update]:
+    """Return a network as accelerate prepares it, and the update of what of it is trained.
+
+    learning_rate: its peak, None: the student's.
+    """
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    model, optimizer = session.accelerator.prepare(network, build_optimizer(trained, args, session.device))
+    update: Update = Update(
         accelerator=session.accelerator,
         model=model,
         optimizer=optimizer,
-        learning_rate=args.rate,
+        learning_rate=replace(args.rate, peak=learning_rate or args.learning_rate),
         limits=session.limits,
         max_grad_norm=args.max_grad_norm,
     )
     return model, update
 
 
+def optimized_unet(session: Session, args: Arguments, unet: nn.Module) -> tuple[nn.Module, Update[Batch]]:
+    """Return a denoising network, the part of it that is trained and without words, as `optimized` does."""
+    if args.trained_part != "all":
+        freeze_all_but(unet, args.trained_part)
+    freeze_words(unet)
+    return optimized(session, args, unet)
+
+
 def sinsr_step(session: Session, args: Arguments, teacher: nn.Module) -> Step:
     """Return what a step of SinSR does; the student samples as the chains that it learns from."""
     become_student(session.pipe, args.num_inference_steps, deterministic=True)
-    unet, update = optimized(session, args, session.pipe.unet)
-    return partial(update, SinsrLoss(args, session.pipe, unet, teacher, args.seed))
+    unet, update = optimized_unet(session, args, session.pipe.unet)
+    return partial(update, SinsrLoss(args, session.pipe, unet, teacher, args.seed, args.loss_in_image_space))
 
 
 def rsd_step(session: Session, args: Arguments, teacher: nn.Module) -> Step:
@@ -140,10 +157,24 @@ def rsd_step(session: Session, args: Arguments, teacher: nn.Module) -> Step:
     become_student(session.pipe, args.num_inference_steps)
     fake = copy.deepcopy(teacher)
     prepare_trained(fake, args)
-    unet, update_student = optimized(session, args, session.pipe.unet)
-    prepared_fake, update_fake = optimized(session, args, fake)
+    unet, update_student = optimized_unet(session, args, session.pipe.unet)
+    prepared_fake, update_fake = optimized_unet(session, args, fake)
     losses = RsdLosses(args, session.pipe, unet, teacher, fake, prepared_fake, args.seed, session.device)
     return RsdStep(losses=losses, update_fake=update_fake, update_student=update_student)
+
+
+def add_step(session: Session, args: Arguments, teacher: nn.Module) -> Step:
+    """Return what a step of adversarial diffusion distillation does; the student refines its own condition."""
+    pipe = session.pipe
+    become_student(pipe, args.num_inference_steps)
+    pipe.register_to_config(psr_weight=args.psr_weight)
+    unet, update_student = optimized_unet(session, args, pipe.unet)
+    features = open_features(args, teacher, pipe)
+    heads = build_heads(features).to(session.device)
+    prepared, update_critic = optimized(session, args, heads, args.critic_learning_rate)
+    critic = Critic(features, heads, prepared, args.seed, args.r1_weight)
+    losses = AddLosses(args, pipe, unet, teacher, critic, args.seed, args.loss_in_image_space)
+    return AddStep(losses=losses, update_student=update_student, update_critic=update_critic)
 
 
 @dataclass(frozen=True)
@@ -157,6 +188,7 @@ class Method:
 METHODS = {
     "sinsr": Method("SinSR (arXiv 2311.14760)", sinsr_step),
     "rsd": Method("residual shifting distillation (arXiv 2503.13358)", rsd_step),
+    "add": Method("adversarial diffusion distillation (arXiv 2311.17042, 2404.01717)", add_step),
 }
 
 

@@ -20,7 +20,7 @@ from resdiff.losses.perceptual import Lpips
 from resdiff.losses.rsd import fake_loss, frozen, multi_step_input, student_loss
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.train.arguments import option
-from resdiff.train.denoise import Denoise, draw_noise, sample_generators
+from resdiff.train.denoise import Denoise, draw_noise, draw_timesteps, sample_generators
 from resdiff.train.progress import Progress
 from resdiff.train.update import Update
 
@@ -110,10 +110,9 @@ class RsdLosses:
         hr, lq = batch.hr * 2 - 1, batch.lr * 2 - 1
         with torch.no_grad():
             z_gt, z_y = pipe.encode(torch.cat([hr, pipe.upsample(lq)])).chunk(2)
-        generators = sample_generators(batch, self.seed, stream)
-        own = [self.timesteps[int(torch.randint(len(self.timesteps), (), generator=g))] for g in generators]
-        anywhere = [int(torch.randint(len(tables), (), generator=g)) for g in generators]
-        start, t = (torch.tensor(steps, device=lq.device) for steps in (own, anywhere))
+        generators = sample_generators(batch.index, self.seed, stream)
+        start = draw_timesteps(generators, self.timesteps, lq.device)
+        t = draw_timesteps(generators, range(len(tables)), lq.device)
         x_t = multi_step_input(z_gt, z_y, draw_noise(generators, z_y), start, tables)
         x0 = Denoise(pipe.unet, pipe.scheduler, lq, z_y, unet)(x_t, start, lq)
         return Made(hr=hr, lq=lq, z_gt=z_gt, z_y=z_y, x0=x0, t=t, noise=draw_noise(generators, z_y))

@@ -31,7 +31,6 @@ class SinsrArguments:
 
     inverse_weight: float = option(1.0, "sinsr: of the way from x_0 back to the noise")
     gt_weight: float = option(1.0, "sinsr: of the consistency of the photo, to noise and back")
-    loss_in_image_space: bool = option(False, "sinsr: measure through the decoder")
 
     def check_sinsr(self) -> None:
         """Raise ValueError for values that cannot be meant."""
@@ -50,8 +49,10 @@ class SinsrLoss:
         unet: nn.Module,  # its network as accelerate prepared it
         teacher: nn.Module,
         seed: int,
+        in_image_space: bool = False,  # measure through the decoder
     ):
         self.args, self.pipe, self.unet, self.teacher, self.seed = args, pipe, unet, teacher, seed
+        self.in_image_space = in_image_space
         self.timesteps = sorted(pipe.scheduler.timesteps.tolist())
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
@@ -63,7 +64,7 @@ class SinsrLoss:
             z_gt, z_y = pipe.encode(torch.cat([hr, pipe.upsample(lq)])).chunk(2)
             by_teacher = Denoise(self.teacher, scheduler, lq, z_y)
         by_student = Denoise(pipe.unet, scheduler, lq, z_y, self.unet)
-        noise = draw_noise(sample_generators(batch, self.seed, "diffusion"), z_y)
+        noise = draw_noise(sample_generators(batch.index, self.seed, "diffusion"), z_y)
 
         def at(t: int) -> Tensor:
             return torch.full((len(lq),), t, device=lq.device)
@@ -76,7 +77,7 @@ class SinsrLoss:
         tables = scheduler.train_tables
         last = at(len(tables) - 1)
         student = partial(by_student, scaled_as=last)
-        images = {"decode": pipe.decode, "hr": hr} if args.loss_in_image_space else {}
+        images = {"decode": pipe.decode, "hr": hr} if self.in_image_space else {}
         weights = {"inverse_weight": args.inverse_weight, "gt_weight": args.gt_weight}
         common = {"z_y": z_y, "z_gt": z_gt, "noise": noise} | weights | images
         if len(self.timesteps) == 1:

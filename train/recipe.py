@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -33,6 +33,9 @@ class ModelArguments:
     pipeline: dict[str, Any] = option({}, "options of ResShiftPipeline")
     pretrained_vae: Path | None = option(None, "published autoencoder file, or folder of a saved one")
     pretrained_model_name_or_path: str | None = option(None, "ResShift model to go on from, as SRPipeline opens it")
+    pretrained_part: Literal["all", "predictor"] = option(
+        "all", "of that model, a PixelUNet: the predictor alone, for a chain of another schedule"
+    )
     degradation: str | dict[str, Any] = option("bicubic-pil", "name of a preset; in a recipe also its options")
     pair_pool: int = option(
         0, "samples each process keeps and draws its batches from, a multiple of its batch; 0: none"
@@ -109,7 +112,7 @@ def build_pipeline(args: ModelArguments, seed: int) -> ResShiftPipeline:
     Raises ValueError in one line for options that do not exist or do not fit together, and for a pretrained model that
     is not the recipe's.
     """
-    if args.pretrained_model_name_or_path is not None:
+    if args.pretrained_model_name_or_path is not None and args.pretrained_part == "all":
         return open_pretrained(args, args.pretrained_model_name_or_path)
     vae = build_vae(args.vae, args.pretrained_vae)
     torch.manual_seed(seed)  # the same weights in every process
@@ -122,7 +125,29 @@ def build_pipeline(args: ModelArguments, seed: int) -> ResShiftPipeline:
     if isinstance(unet, PixelUNet) and unet.scale != args.scale:
         raise ValueError(f"the recipe's unet has scale {unet.scale}, its pipeline {args.scale}; make them equal")
     check_network(args)
-    return construct(ResShiftPipeline, parts | options, "pipeline")
+    pipe = construct(ResShiftPipeline, parts | options, "pipeline")
+    if args.pretrained_part == "predictor":
+        take_over_predictor(args, unet)
+    return pipe
+
+
+def take_over_predictor(args: ModelArguments, unet: PixelUNet | SwinUNet) -> None:
+    """Give a new network the predictor of the pretrained model; its denoiser starts anew.
+
+    Raises ValueError in one line unless both are of PixelUNet, alike in what the predictor is made of.
+    """
+    model = args.pretrained_model_name_or_path
+    if model is None:
+        raise ValueError("--pretrained_part predictor needs --pretrained_model_name_or_path, the model that has it")
+    found = getattr(SRPipeline.from_pretrained(model, dtype=torch.float32), "unet", None)
+    if not isinstance(found, PixelUNet) or not isinstance(unet, PixelUNet):
+        raise ValueError(f"--pretrained_part predictor is a part of PixelUNet, which {model} and the recipe must be of")
+    for key in ("scale", "channels", "num_blocks", "image_channels"):
+        if listed(found.config[key]) != listed(unet.config[key]):
+            raise ValueError(
+                f"{model} has unet.{key} {found.config[key]}, the recipe {unet.config[key]}; make them equal"
+            )
+    unet.predictor.load_state_dict(found.predictor.state_dict())
 
 
 def check_network(args: ModelArguments) -> None:

@@ -120,7 +120,7 @@ def warn_unless_mean(teacher: str) -> None:
     if not isinstance(recipe, dict):
         return
     how = (
-        "adversarially" if "adversarial_weight" in recipe else "by distillation" if "teacher_weights" in recipe else ""
+        "by distillation" if "teacher_weights" in recipe else "adversarially" if "adversarial_weight" in recipe else ""
     )
     how = how or ("by L1" if recipe.get("loss") == "l1" else "with LPIPS" if recipe.get("lpips_weight") else "")
     if how:

@@ -94,6 +94,7 @@ class PixelBody(nn.Module):
             raise ValueError(f"channels={channels} and num_blocks={num_blocks} must name the same number of levels")
         if min(channels) < 1 or min(num_blocks) < 1:
             raise ValueError(f"channels={channels} and num_blocks={num_blocks} must be positive")
+        self.channels = tuple(channels)
         self.size_multiple = 2 ** (len(channels) - 1)
         *outer, inner = [stage(c, n, embed_dim, prompt_dim) for c, n in zip(channels, num_blocks, strict=True)]
         self.down_blocks = nn.ModuleList(outer)
@@ -104,13 +105,16 @@ class PixelBody(nn.Module):
         self.downsamplers = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in wider)
         self.upsamplers = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in wider)
 
-    def forward(self, h: Tensor, condition: Condition | None = None) -> Tensor:
-        skips = []
+    def encode(self, h: Tensor, condition: Condition | None = None) -> list[Tensor]:
+        """Return what each level has on the way down, (B, channels[level], h / 2^level, w / 2^level)."""
+        levels = []
         for blocks, downsample in zip(self.down_blocks, self.downsamplers, strict=True):
-            h = self._run(blocks.children(), h, condition)
-            skips.append(h)
-            h = downsample(h)
-        h = self._run(self.mid_blocks.children(), h, condition)
+            levels.append(self._run(blocks.children(), h, condition))
+            h = downsample(levels[-1])
+        return [*levels, self._run(self.mid_blocks.children(), h, condition)]
+
+    def forward(self, h: Tensor, condition: Condition | None = None) -> Tensor:
+        *skips, h = self.encode(h, condition)
         for blocks, upsample in zip(reversed(self.up_blocks), reversed(self.upsamplers), strict=True):
             h = F.pixel_shuffle(upsample(h), 2) + skips.pop()
             h = self._run(blocks.children(), h.contiguous(memory_format=torch.channels_last), condition)

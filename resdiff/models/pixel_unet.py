@@ -68,11 +68,15 @@ class Denoiser(nn.Module):
         start_at_zero(self.film_in)
         start_at_zero(self.conv_out)
 
-    def forward(self, x: Tensor, prediction: Tensor, condition: Condition) -> Tensor:
-        """x: (B, folded, h, w); prediction: of the predictor. Returns (B, folded, h, w)."""
+    def embed_input(self, x: Tensor, prediction: Tensor, condition: Condition) -> Tensor:
+        """x: (B, folded, h, w); prediction: of the predictor. Returns what the body starts from, (B, channels[0], h, w)."""
         features, mean = prediction[:, : self.width], prediction[:, self.width :]
         h = self.conv_in(torch.cat([x, mean], dim=1).contiguous(memory_format=torch.channels_last))
-        h = torch.addcmul(features, h, 1 + self.film_in(condition.time)[:, :, None, None])
+        return torch.addcmul(features, h, 1 + self.film_in(condition.time)[:, :, None, None])
+
+    def forward(self, x: Tensor, prediction: Tensor, condition: Condition) -> Tensor:
+        """x: (B, folded, h, w); prediction: of the predictor. Returns (B, folded, h, w)."""
+        h = self.embed_input(x, prediction, condition)
         return self.conv_out(self.norm_out(self.body(h, condition)))
 
 
@@ -133,6 +137,20 @@ class PixelUNet(NetworkMixin, ModelMixin, ConfigMixin):
                 f"lq is {height}x{width}; both sides must be multiples of {self.size_multiple}, pad it first"
             )
         return self.predictor(lq)
+
+    @property
+    def encoder_dims(self) -> tuple[int, ...]:
+        """Channels of what `encode` returns."""
+        channels = self.denoiser.body.channels
+        return (channels[0], *channels)
+
+    def encode(self, x: Tensor, timesteps: Tensor, lq: Tensor, prediction: Tensor | None = None) -> list[Tensor]:
+        """Return what the denoiser sees of x: embedded, and behind each level on the way down. Arguments as `forward`'s."""
+        if prediction is None:
+            prediction = self.predict(lq)
+        condition = Condition(self.embed(timesteps, x.dtype))
+        h = self.denoiser.embed_input(F.pixel_unshuffle(x, self.scale), prediction, condition)
+        return [h, *self.denoiser.body.encode(h, condition)]
 
     def forward(
         self,

@@ -60,6 +60,17 @@ class Head(nn.Module):
         return (self.cls(self.main(feature)) * projection).sum(dim=1) / math.sqrt(projection.shape[1])
 
 
+class Heads(nn.ModuleList):
+    """One head for each feature: all that is trained of the discriminator, and called alone where it is trained."""
+
+    def __init__(self, dims: Sequence[int], condition_dim: int, projection_dim: int) -> None:
+        super().__init__(Head(dim, condition_dim, projection_dim) for dim in dims)
+
+    def forward(self, features: Sequence[Tensor], condition: Tensor) -> list[Tensor]:
+        """Return the logits (B, N) of each feature (B, C, N), for a condition (B, condition_dim)."""
+        return [head(feature, condition) for head, feature in zip(self, features, strict=True)]
+
+
 class ProjectedDiscriminator(nn.Module):
     """Logits of every token of every feature: the larger, the more real for this condition.
 
@@ -76,7 +87,7 @@ class ProjectedDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.features = features.eval().requires_grad_(False)
-        self.heads = nn.ModuleList(Head(dim, condition_dim, projection_dim) for dim in dims)
+        self.heads = Heads(dims, condition_dim, projection_dim)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of the heads."""
@@ -84,13 +95,9 @@ class ProjectedDiscriminator(nn.Module):
         self.features.eval()
         return self
 
-    def judge(self, features: Sequence[Tensor], condition: Tensor) -> list[Tensor]:
-        """Return the logits (B, N) of each feature (B, C, N), for a condition (B, condition_dim)."""
-        return [head(feature, condition) for head, feature in zip(self.heads, features, strict=True)]
-
     def forward(self, image: Tensor, condition: Tensor) -> Tensor:
         """Judge images (B, 3, H, W), in the range that the features want, by a condition (B, condition_dim).
 
         Returns the logits of all features, (B, sum of N).
         """
-        return torch.cat(self.judge(self.features(image), condition), dim=1)
+        return torch.cat(self.heads(self.features(image), condition), dim=1)

@@ -7,6 +7,7 @@ are the reference's, so its state dicts load as they are, except for the buffers
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -249,15 +250,35 @@ class SwinUNet(NetworkMixin, ModelMixin, ConfigMixin):
                 f"x is {x.shape[-2]}x{x.shape[-1]}; pad both sides to multiples of {self.size_multiple} (window size)"
             )
         emb = self.embed(timesteps, x.dtype) if embedding is None else embedding
-        h = self._concat_condition(x, lq, mask)
-        skips = []
-        for stage in self.input_blocks:
-            h = self._run(stage, h, emb)
-            skips.append(h)
-        h = self._run(self.middle_block, h, emb)
+        *skips, h = self._encode(x, emb, lq, mask)
         for stage in self.output_blocks:
             h = self._run(stage, h, emb, skips.pop())
         return self.out(h)
+
+    @property
+    def encoder_dims(self) -> tuple[int, ...]:
+        """Channels of what `encode` returns."""
+        widths = [int(mult * self.model_channels) for mult in self.config.channel_mult]
+        return (widths[0], *widths)
+
+    def encode(self, x: Tensor, timesteps: Tensor, lq: Tensor | None = None) -> list[Tensor]:
+        """Return what the encoder sees of x: embedded, and behind each level, the last one with the middle block.
+
+        Arguments as `forward`'s.
+        """
+        embedded, *states = self._encode(x, self.embed(timesteps, x.dtype), lq, None)
+        *outer, middle = states
+        behind = [a for a, b in pairwise(outer) if a.shape[-2:] != b.shape[-2:]]  # before it is reduced
+        return [embedded, *behind, middle]
+
+    def _encode(self, x: Tensor, emb: Tensor, lq: Tensor | None, mask: Tensor | None) -> list[Tensor]:
+        """Return the state behind each input block and behind the middle."""
+        h = self._concat_condition(x, lq, mask)
+        states = []
+        for stage in self.input_blocks:
+            h = self._run(stage, h, emb)
+            states.append(h)
+        return [*states, self._run(self.middle_block, h, emb)]
 
     def _run(self, stage: nn.Module, *args: Tensor) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -91,7 +91,7 @@ def discriminator(case: Case) -> dict[str, Tensor]:
     condition = case.inputs["c"]
     features = [x.detach().requires_grad_() for x in critic.features(case.inputs["x"])]
     check_mids(case, {f"feature_{i}": x for i, x in enumerate(features)}, MID_LIMIT)
-    logits = critic.judge(features, condition)
+    logits = critic.heads(features, condition)
     outputs = {f"logits_{i}": x for i, x in enumerate(logits)}
     check_mids(case, {f"after.{name}": x for name, x in critic.state_dict().items()}, MID_LIMIT)
     if training:

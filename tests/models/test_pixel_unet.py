@@ -146,3 +146,18 @@ def test_the_two_parts_share_no_parameter_and_leave_none_out() -> None:
     unet = tiny(prompt_dim=4)
     parts = [{id(p) for module in unet.parts(name) for p in module.parameters()} for name in ("predictor", "denoiser")]
     assert not parts[0] & parts[1] and parts[0] | parts[1] == {id(p) for p in unet.parameters()}
+
+
+@torch.no_grad()
+def test_the_encoder_is_the_denoisers_way_down() -> None:
+    unet, (x, t, lq) = tiny(), inputs()
+    seen = unet.encode(x, t, lq)
+    assert [tuple(f.shape) for f in seen] == [(2, 8, 16, 24), (2, 8, 16, 24), (2, 12, 8, 12)]
+    assert tuple(f.shape[1] for f in seen) == unet.encoder_dims
+    blocks = []
+    for stage in (*unet.denoiser.body.down_blocks, unet.denoiser.body.mid_blocks):
+        stage[-1].register_forward_hook(lambda _, __, output: blocks.append(output))
+    unet(x, t, lq)
+    assert all(torch.equal(ours, block) for ours, block in zip(seen[1:], blocks, strict=True))
+    for ours, known in zip(seen, unet.encode(x, t, lq, prediction=unet.predict(lq)), strict=True):
+        assert torch.equal(ours, known)

@@ -40,7 +40,7 @@ def inputs() -> tuple[Tensor, Tensor]:
 
 def test_it_returns_a_logit_of_every_token_of_every_feature(critic: ProjectedDiscriminator) -> None:
     image, condition = inputs()
-    logits = critic.judge(critic.features(image), condition)
+    logits = critic.heads(critic.features(image), condition)
     assert [x.shape for x in logits] == [(2, 12), (2, 12)]
     assert torch.equal(critic(image, condition), torch.cat(logits, dim=1))
     torch.testing.assert_close(critic(image[:1], condition[:1]), critic(image, condition)[:1])
@@ -55,8 +55,8 @@ def test_the_logits_are_linear_in_the_condition(critic: ProjectedDiscriminator) 
 def test_the_tokens_are_a_ring(critic: ProjectedDiscriminator) -> None:
     image, condition = inputs()
     features = critic.features(image)
-    rolled = critic.judge([x.roll(5, dims=-1) for x in features], condition)
-    for ours, theirs in zip(critic.judge(features, condition), rolled, strict=True):
+    rolled = critic.heads([x.roll(5, dims=-1) for x in features], condition)
+    for ours, theirs in zip(critic.heads(features, condition), rolled, strict=True):
         torch.testing.assert_close(ours.roll(5, dims=-1), theirs)
 
 

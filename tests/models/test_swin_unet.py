@@ -303,3 +303,15 @@ def test_contradictory_settings_are_refused():
         tiny(num_head_channels=64)
     with pytest.raises(ValueError, match="multiple of 32"):
         tiny(model_channels=40)
+
+
+@torch.no_grad()
+def test_the_encoder_is_embedded_input_each_level_and_the_middle():
+    net = tiny()
+    seen, states = [], []
+    for stage in (net.input_blocks[0], net.input_blocks[1], net.middle_block):  # [2] reduces
+        stage.register_forward_hook(lambda _, __, output: states.append(output))
+    seen = net.encode(*inputs())
+    assert [tuple(f.shape) for f in seen] == [(2, 32, 16, 24), (2, 32, 16, 24), (2, 64, 8, 12)]
+    assert tuple(f.shape[1] for f in seen) == net.encoder_dims
+    assert all(torch.equal(ours, state) for ours, state in zip(seen, states, strict=True))

@@ -184,3 +184,34 @@ def test_a_colour_fix_leaves_known_pixels_alone(inpainting) -> None:
     out = inpainting(lr, mask=mask, generator=seeded(), color_fix="wavelet", output_type="pt").images
     known = mask.expand_as(lr) == 0
     torch.testing.assert_close(out[known], lr[known], atol=1e-6, rtol=0)
+
+
+def test_what_a_step_predicted_is_blended_into_what_the_next_one_sees(pixel, residual) -> None:
+    lr = photo(16, 16)
+    for pipe in (pixel, residual):
+        plain = pipe(lr, num_inference_steps=2, generator=seeded(), output_type="pt").images
+        seen, predicted = [], []
+        hook = pipe.unet.register_forward_pre_hook(
+            lambda _, args, kwargs, seen=seen: seen.append(kwargs["lq"]), with_kwargs=True
+        )
+        pipe.register_to_config(psr_weight=0.25)
+        refined = pipe(
+            lr,
+            num_inference_steps=2,
+            generator=seeded(),
+            output_type="pt",
+            callback_on_step_end=lambda _, step, t, x, predicted=predicted: (
+                predicted.append(x["pred_original_sample"]) or x
+            ),
+        ).images
+        hook.remove()
+        image = bicubic(pipe.decode(predicted[0]).clamp(-1, 1), tuple(seen[0].shape[-2:]), "pil")
+        torch.testing.assert_close(seen[1], 0.25 * image + 0.75 * seen[0])
+        assert not torch.equal(refined, plain)
+        pipe.register_to_config(psr_weight=0.0)
+
+
+def test_a_psr_weight_that_cannot_be_meant() -> None:
+    unet = PixelUNet(channels=(8,), num_blocks=(1,))
+    with pytest.raises(ValueError, match=r"psr_weight=2 must lie in \[0, 1\]"):
+        ResShiftPipeline(unet, None, ResShiftScheduler(), psr_weight=2)

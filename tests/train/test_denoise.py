@@ -54,7 +54,7 @@ def test_the_lr_images_are_looked_at_once_with_their_gradient(unet) -> None:
 def test_noise_belongs_to_the_sample() -> None:
     def drawn(*index: int, stream: str = "a") -> torch.Tensor:
         batch = Batch(index=list(index), hr=LQ, lr=LQ, draws=[], captions=[], tags=[])
-        return draw_noise(sample_generators(batch, 0, stream), X_T[: len(index)])
+        return draw_noise(sample_generators(batch.index, 0, stream), X_T[: len(index)])
 
     assert torch.equal(drawn(3, 4)[1], drawn(4, 9)[0]) and not torch.equal(drawn(3), drawn(4))
     assert not torch.equal(drawn(3), drawn(3, stream="b")) and drawn(3, 4).shape == X_T.shape

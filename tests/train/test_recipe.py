@@ -12,6 +12,8 @@ from resdiff.data.degradation.presets import PRESETS
 from resdiff.models.pixel_unet import PixelUNet
 from resdiff.models.swin_unet import SwinUNet
 from resdiff.models.vq import VQAutoencoder
+from resdiff.pipelines.resshift import ResShiftPipeline
+from resdiff.schedulers.resshift import ResShiftScheduler
 from resdiff.train.recipe import ModelArguments, build_degradation, build_pipeline, build_unet, build_vae, check_crop
 from resdiff.train.resshift import parse_args
 
@@ -221,3 +223,35 @@ def test_a_recipe_whose_model_could_not_be_used_is_refused(sections, message) ->
     with pytest.raises(ValueError, match=message) as caught:
         build_pipeline(ModelArguments(**sections), seed=0)
     assert "\n" not in str(caught.value)
+
+
+def save_pixel_model(folder: Path, **unet) -> Path:
+    torch.manual_seed(3)
+    network = PixelUNet(**{"channels": (8, 16), "num_blocks": (1, 1)} | unet)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    ResShiftPipeline(network, None, ResShiftScheduler(num_train_timesteps=4), upsampling="pil").save_pretrained(folder)
+    return folder
+
+
+def test_the_predictor_alone_goes_on_to_a_chain_of_another_schedule(tmp_path) -> None:
+    model = save_pixel_model(tmp_path / "model")
+    from_it = {"pretrained_model_name_or_path": str(model), "pretrained_part": "predictor"}
+    pipe = build_pipeline(arguments(scheduler={"num_train_timesteps": 15}, **from_it), 0)
+    saved, anew = PixelUNet.from_pretrained(model / "unet"), build_pipeline(arguments(), 0).unet
+    assert len(pipe.scheduler) == 15
+    for part, expected in (("predictor", saved), ("denoiser", anew)):
+        for name, x in getattr(pipe.unet, part).state_dict().items():
+            assert torch.equal(x, getattr(expected, part).state_dict()[name]), f"{part} {name}"
+
+
+def test_a_predictor_that_cannot_be_taken_over(tmp_path) -> None:
+    with pytest.raises(ValueError, match="--pretrained_part predictor needs --pretrained_model_name_or_path"):
+        build_pipeline(arguments(pretrained_part="predictor"), 0)
+    model = str(save_pixel_model(tmp_path / "model", num_blocks=(2, 1)))
+    given = {"pretrained_model_name_or_path": model, "pretrained_part": "predictor"}
+    with pytest.raises(ValueError, match=r"has unet.num_blocks \[2, 1\], the recipe .*make them equal"):
+        build_pipeline(arguments(**given), 0)
+    given["pretrained_model_name_or_path"] = "bicubic"
+    with pytest.raises(ValueError, match="--pretrained_part predictor is a part of PixelUNet, which bicubic and"):
+        build_pipeline(arguments(**given), 0)
