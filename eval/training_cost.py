@@ -7,26 +7,34 @@ checkpoints, trackers and validation are left out. The FLOPs of one image are co
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from resdiff.data.training_set import Batch
 from resdiff.eval.harness.cost import reset_peak, resident_mib
 from resdiff.models.vq import VQAutoencoder
+from resdiff.train.ema import Ema
 from resdiff.train.progress import Progress
 from resdiff.train.recipe import build_unet, construct
 from resdiff.train.resshift import DEFAULT_RECIPE, Arguments, assemble, parse_args
+from resdiff.train.session import Session, SessionArguments
 
 V1, SMALL = "realsr_v1", "resdiff_small"
+SMALL_TEACHER = "resdiff_small_teacher"  # the bundled model's network with fifteen steps
 PHOTOS, PHOTO_SIZE = 64, (375, 500)  # random photos: how many, height and width (the usual size in ImageNet), px
 PLACE = {"memory": "in memory", "disk": "in files"}
 SMALL_STEPS = 10  # steps of the bundled recipe for one of the v1 recipe
+TINY_PIXELS = {
+    "unet": {"_class_name": "PixelUNet", "channels": [8, 12], "num_blocks": [1, 1], "embed_dim": 16},
+    "resolution": (32,),
+}
 TINY: dict[str, dict[str, Any]] = {  # what --smoke makes of the recipes
     V1: {
         "unet": {
@@ -37,11 +45,10 @@ TINY: dict[str, dict[str, Any]] = {  # what --smoke makes of the recipes
         "vae": {"ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "n_embed": 4},
         "resolution": (64,),
     },
-    SMALL: {
-        "unet": {"_class_name": "PixelUNet", "channels": [8, 12], "num_blocks": [1, 1], "embed_dim": 16},
-        "resolution": (32,),
-    },
+    SMALL: TINY_PIXELS,
+    SMALL_TEACHER: TINY_PIXELS,
 }  # fmt: skip
+Settable = TypeVar("Settable", bound=SessionArguments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +68,7 @@ class Settings:
 class Case:
     """A recipe and how it is run."""
 
-    recipe: str
+    recipe: str  # name in train/recipes, without its ending
     precision: Literal["auto", "no"] = "auto"
     photos_in: Literal["memory", "disk"] = "memory"
     compile: bool = False
@@ -87,9 +94,14 @@ class Training:
     peak_mib: float  # of the GPU's allocator, or of the process above its size after import
 
     @property
+    def step_seconds(self) -> float:
+        """Time of a step in the median repetition; stalls in some of its steps count."""
+        return statistics.median(self.seconds) / self.steps
+
+    @property
     def images_per_second(self) -> float:
-        """Images over time in the median repetition; stalls in some of its steps count."""
-        return self.batch * self.steps / statistics.median(self.seconds)
+        """Images of a step over its time."""
+        return self.batch / self.step_seconds
 
     @property
     def data_wait(self) -> float:
@@ -143,13 +155,10 @@ def write_photos(folder: Path) -> None:
         Image.fromarray(photo.astype(np.uint8)).save(folder / f"{i:03}.jpg", quality=90)
 
 
-def training_arguments(case: Case, settings: Settings, folder: Path) -> Arguments:
-    """Return the training script's settings for a case; `make_files` makes what they name in `folder`.
-
-    The batch of a step is not accumulated. A pair pool keeps the recipe's number of batches.
-    """
+def command(case: Case, settings: Settings, folder: Path) -> list[str]:
+    """Return the flags with which a training script is told of a case; photos may be in `folder`."""
     given = {
-        "recipe": DEFAULT_RECIPE.with_name(f"{case.recipe}.yaml"),
+        "recipe": DEFAULT_RECIPE.parent / f"{case.recipe}.yaml",
         "train_data_dir": settings.train_data_dir or folder / "photos",
         "output_dir": folder / "run",  # nothing is written there
         "mixed_precision": case.precision,
@@ -157,17 +166,25 @@ def training_arguments(case: Case, settings: Settings, folder: Path) -> Argument
         "max_train_steps": 1_000_000,
         "report_to": "none",
     }
-    args = parse_args([word for name, value in given.items() for word in (f"--{name}", str(value))])
-    batch = settings.batch if case.recipe == V1 else args.train_batch_size
-    args = replace(
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+
+
+def in_one_batch(args: Settable, batch: int) -> Settable:
+    """Return the settings with a batch that is not accumulated; a pair pool keeps the recipe's number of batches."""
+    return replace(
         args,
         train_batch_size=batch,
         global_batch_size=None,
         gradient_accumulation_steps=None,
         pair_pool=args.pair_pool // args.train_batch_size * batch,
-        compile=case.compile,
-        **(TINY[case.recipe] if settings.smoke else {}),
     )
+
+
+def training_arguments(case: Case, settings: Settings, folder: Path) -> Arguments:
+    """Return the training script's settings for a case; `make_files` makes what they name in `folder`."""
+    args = parse_args(command(case, settings, folder))
+    args = in_one_batch(args, settings.batch if case.recipe == V1 else args.train_batch_size)
+    args = replace(args, compile=case.compile, **(TINY[case.recipe] if settings.smoke else {}))
     return args if args.vae is None else replace(args, pretrained_vae=folder / "vae")
 
 
@@ -185,38 +202,55 @@ def random_autoencoder(args: Arguments) -> VQAutoencoder:
     return construct(VQAutoencoder, args.vae or {}, "vae")
 
 
+class Assembled(Protocol):
+    """What a training script puts together."""
+
+    @property
+    def session(self) -> Session: ...
+
+    @property
+    def ema(self) -> Ema: ...
+
+    def step(self, micro_batches: Sequence[Batch], progress: Progress) -> dict[str, float]: ...
+
+
 def measure_training(case: Case, settings: Settings) -> Training:
     """Train for a few steps, as `resdiff.train.loop.fit` does; for a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         args = training_arguments(case, settings, Path(folder))
         make_files(args, settings)
-        before = resident_mib("VmRSS")
-        reset_peak(torch.device("cpu"))
-        run = assemble(args)
-        batches, progress = run.session.batches(first=0), Progress()
         steps = settings.steps * (SMALL_STEPS if case.recipe == SMALL else 1)
-        seconds, waited = [], []
-        for _ in range(settings.warmup + steps):
-            # A step waits for its loss, so that a GPU is never more than the optimizer and EMA behind
-            started = time.perf_counter()
-            micro_batches = next(batches)
-            waited.append(time.perf_counter() - started)
-            run.step(micro_batches, progress)
-            run.ema.step()
-            progress.step += 1
-            seconds.append(time.perf_counter() - started)
-        device = run.session.accelerator.device.type
-        return Training(
-            case=case,
-            device=device,
-            precision=run.session.accelerator.mixed_precision,
-            threads=torch.get_num_threads(),
-            batch=run.session.samples_per_step,
-            steps=steps,
-            seconds=[sum(seconds[settings.warmup :])],
-            waited=[sum(waited[settings.warmup :])],
-            peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else resident_mib("VmHWM") - before,
-        )
+        return timed(case, lambda: assemble(args), steps, settings.warmup)
+
+
+def timed(case: Case, assemble: Callable[[], Assembled], steps: int, warmup: int) -> Training:
+    """Put a run together and do its first steps, `warmup` of which do not count."""
+    before = resident_mib("VmRSS")
+    reset_peak(torch.device("cpu"))
+    run = assemble()
+    batches, progress = run.session.batches(first=0), Progress()
+    seconds, waited = [], []
+    for _ in range(warmup + steps):
+        # A step waits for its loss, so that a GPU is never more than the optimizer and EMA behind
+        started = time.perf_counter()
+        micro_batches = next(batches)
+        waited.append(time.perf_counter() - started)
+        run.step(micro_batches, progress)
+        run.ema.step()
+        progress.step += 1
+        seconds.append(time.perf_counter() - started)
+    device = run.session.accelerator.device.type
+    return Training(
+        case=case,
+        device=device,
+        precision=run.session.accelerator.mixed_precision,
+        threads=torch.get_num_threads(),
+        batch=run.session.samples_per_step,
+        steps=steps,
+        seconds=[sum(seconds[warmup:])],
+        waited=[sum(waited[warmup:])],
+        peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else resident_mib("VmHWM") - before,
+    )
 
 
 def together(runs: Sequence[Training]) -> Training:

@@ -5,7 +5,7 @@ residual shifting; the losses: `resdiff.losses.addsr`.
 - The student runs its own chain down to a random step of its own, half of the time the first; the gradient is that step's.
 - From the second step on it sees its own prediction in the low-resolution image (`psr_weight`).
 - Its prediction is noised to several steps of the teacher, which is shown what the photo itself reduces to, as AddSR's is
-  shown the photo. What it makes of it is the target, by sqrt(1 - eta_t): the less noise the more.
+  shown the photo. What it makes of it is the target, by the share of it in x_t, 1 - eta_t: the less noise the more.
 - The later the step, the more the distillation weighs against the critic: mu nu^(s - 1). AddSR's code gives the first
   step the largest weight; the text of its authors, and this, the smallest.
 """
@@ -138,7 +138,7 @@ class AddLosses:
                 t = draw_timesteps(generators, range(len(tables)), x0.device)
                 x_t = resshift.q_sample(x0.detach(), scene.z_y, t, draw_noise(generators, x0), tables)
                 targets.append(self.measured(teacher(x_t, t, scene.lq)))
-                weights.append((1 - tables.etas[t.cpu()]).sqrt())
+                weights.append(1 - tables.etas[t.cpu()])
         of_step = step_weight(torch.full((len(x0),), step + 1))
         return distillation_loss(self.measured(x0), torch.stack(targets), torch.stack(weights), of_step).mean()
 

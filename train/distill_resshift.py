@@ -136,12 +136,14 @@ def optimized(
     return model, update
 
 
-def optimized_unet(session: Session, args: Arguments, unet: nn.Module) -> tuple[nn.Module, Update[Batch]]:
+def optimized_unet(
+    session: Session, args: Arguments, unet: nn.Module, learning_rate: float | None = None
+) -> tuple[nn.Module, Update[Batch]]:
     """Return a denoising network, the part of it that is trained and without words, as `optimized` does."""
     if args.trained_part != "all":
         freeze_all_but(unet, args.trained_part)
     freeze_words(unet)
-    return optimized(session, args, unet)
+    return optimized(session, args, unet, learning_rate)
 
 
 def sinsr_step(session: Session, args: Arguments, teacher: nn.Module) -> Step:
@@ -158,7 +160,7 @@ def rsd_step(session: Session, args: Arguments, teacher: nn.Module) -> Step:
     fake = copy.deepcopy(teacher)
     prepare_trained(fake, args)
     unet, update_student = optimized_unet(session, args, session.pipe.unet)
-    prepared_fake, update_fake = optimized_unet(session, args, fake)
+    prepared_fake, update_fake = optimized_unet(session, args, fake, args.fake_learning_rate)
     losses = RsdLosses(args, session.pipe, unet, teacher, fake, prepared_fake, args.seed, session.device)
     return RsdStep(losses=losses, update_fake=update_fake, update_student=update_student)
 

@@ -30,6 +30,7 @@ class RsdArguments:
     """The game of student and fake."""
 
     fake_updates: int = option(5, "rsd: of the fake network in a step, each on micro-batches of its own")
+    fake_learning_rate: float | None = option(None, "rsd: of the fake network [the student's]")
     fake_warmup_steps: int = option(
         50, "rsd: steps in which the fake alone learns; at first the student's gradient is 0"
     )
@@ -41,6 +42,8 @@ class RsdArguments:
         """Raise ValueError for values that cannot be meant."""
         if self.fake_updates < 1:
             raise ValueError(f"--fake_updates {self.fake_updates} must be at least 1")
+        if self.fake_learning_rate is not None and not 0 < self.fake_learning_rate < math.inf:
+            raise ValueError(f"--fake_learning_rate {self.fake_learning_rate} must be positive")
         if self.fake_warmup_steps < 0:
             raise ValueError(f"--fake_warmup_steps {self.fake_warmup_steps} must not be negative")
         if not 0 <= self.lpips_weight < math.inf:

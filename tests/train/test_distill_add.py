@@ -96,7 +96,7 @@ def test_the_target_is_what_the_teacher_makes_of_the_prediction_beside_the_reduc
         t = draw_timesteps(generators, range(len(tables)), hr.device)
         x_t = resshift.q_sample(made.x0, z_y, t, draw_noise(generators, hr), tables)
         error = ((teacher(x_t, t, lq) - made.x0) / 2).square().flatten(1).mean(dim=1)
-        errors.append(error * (1 - tables.etas[t]).sqrt().float())
+        errors.append(error * (1 - tables.etas[t]).float())
     expected = torch.stack(errors).mean()
     for step, weight in enumerate((0.5, 1.05, 2.205)):  # grows from step to step
         parts = add.of_student(made, step)

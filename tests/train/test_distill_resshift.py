@@ -219,6 +219,17 @@ def test_while_it_warms_up_the_fake_alone_learns(distil, teacher) -> None:
     assert any(not torch.equal(fake[name], before[name]) for name in before)
 
 
+def test_each_player_learns_at_a_rate_of_its_own(distil, teacher) -> None:
+    flags = ["--lr_scheduler", "constant", "--learning_rate", "1e-6", "--max_train_steps", "2", "--ema_decay", "0"]
+    before = opened(teacher).unet.state_dict()
+    for other in ([*GAME, "--fake_learning_rate", "1e-2"], [*ADD, "--critic_learning_rate", "1e-2"]):
+        run = distil(*flags, *other, name=other[1])
+        student, second = (load_file(run / "checkpoint-2" / f"model{of}.safetensors") for of in ("", "_1"))
+        assert 0 < max(float((student[name] - before[name]).abs().max()) for name in before) < 1e-5
+        if other[1] == "rsd":
+            assert max(float((second[name] - before[name]).abs().max()) for name in before) > 1e-3
+
+
 def test_the_denoiser_alone(distil, teacher) -> None:
     run = distil(*GAME, "--trained_part", "denoiser", "--max_train_steps", "3", "--ema_decay", "0")
     before, after = (opened(folder).unet.state_dict() for folder in (teacher, run))
@@ -285,6 +296,7 @@ def test_what_cannot_be_distilled(distil, tmp_path, flags, message) -> None:
         (["--method", "magic"], "error: --method magic is unknown; choose sinsr, rsd, add"),
         (["--method", "sinsr", "--gt_weight", "-1"], "error: --gt_weight -1.0 must not be negative"),
         (["--method", "rsd", "--fake_updates", "0"], "error: --fake_updates 0 must be at least 1"),
+        (["--method", "rsd", "--fake_learning_rate", "0"], "error: --fake_learning_rate 0.0 must be positive"),
         (["--method", "add", "--adversarial_weight", "-1"], "error: --adversarial_weight -1.0 must not be negative"),
         (["--method", "add", "--teacher_draws", "0"], "error: --teacher_draws 0 must be at least 1"),
         (["--method", "add", "--psr_weight", "2"], "error: --psr_weight 2.0 must lie in [0, 1]"),
