@@ -1,4 +1,4 @@
-"""The critic of `train/distill_resshift.py --method add`: small heads on the features of a frozen network.
+"""The critic of `train/distill_resshift.py --method add`, and of rsd if asked for: small heads on features of a network.
 
 AddSR (2404.01717) looks through DINO, and needs its weights. The frozen teacher's own encoder needs none, and sees
 latents as they are: as in latent adversarial distillation (LADD, 2403.12015) it looks at images that are noised as it was
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from resdiff.checkpoints.dino import load_dino
 from resdiff.data.diffaugment import diff_augment, draw, random_crop
 from resdiff.diffusion import resshift
-from resdiff.losses.addsr import feature_gradient_penalty
+from resdiff.losses.addsr import GAN_WEIGHT, feature_gradient_penalty
 from resdiff.losses.adversarial import hinge_discriminator, hinge_generator
 from resdiff.metrics.weights import MetricWeights, find_weights
 from resdiff.models.dino_features import DinoFeatures
@@ -28,7 +28,7 @@ from resdiff.models.swin_unet import SwinUNet
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.schedulers.resshift import ResShiftScheduler
 from resdiff.train.arguments import option
-from resdiff.train.denoise import draw_noise, sample_generators
+from resdiff.train.denoise import draw_noise, draw_timesteps, sample_generators
 
 DINO = MetricWeights(
     file="dino_deitsmall16_pretrain.pth",
@@ -42,16 +42,19 @@ View = Callable[[Tensor], list[Tensor]]  # latents (B, ...) -> features (B, D, N
 
 @dataclass(frozen=True, kw_only=True)
 class CriticArguments:
-    """Through what the critic looks, and how it learns."""
+    """What the critic counts for, through what it looks, and how it learns."""
 
+    adversarial_weight: float | None = option(None, f"add [{GAN_WEIGHT}], rsd [0]: of the critic's judgement")
     critic: Literal["teacher", "dino"] = option("teacher", "add: whose frozen features the critic judges")
     critic_weights: Path | None = option(None, f"{DINO.file} [caches, else downloaded]")
-    critic_learning_rate: float | None = option(None, "add: of the critic [the student's]")
+    critic_learning_rate: float | None = option(None, "add, rsd: of the critic [the student's]")
     critic_warmup_steps: int = option(0, "add: steps in which the critic alone learns")
-    r1_weight: float = option(0.0, "add: of the gradient penalty on what the critic sees of photos")
+    r1_weight: float = option(0.0, "add, rsd: of the gradient penalty on what the critic sees of photos")
 
     def check_critic(self) -> None:
         """Raise ValueError for values that cannot be meant."""
+        if self.adversarial_weight is not None and not 0 <= self.adversarial_weight < math.inf:
+            raise ValueError(f"--adversarial_weight {self.adversarial_weight} must not be negative")
         if self.critic_learning_rate is not None and not 0 < self.critic_learning_rate < math.inf:
             raise ValueError(f"--critic_learning_rate {self.critic_learning_rate} must be positive")
         if self.critic_warmup_steps < 0:
@@ -73,25 +76,32 @@ class Scene:
     index: Sequence[int]  # of the samples, from which is drawn what is drawn
     lq: Tensor  # what the photos reduce to, (B, 3, h, w) in [-1, 1]
     z_y: Tensor  # encoded and upsampled (B, C, H, W)
-    of_lq: Mapping[str, Tensor]  # what the teacher makes of it alone
+    of_lq: Mapping[str, Tensor]  # what the network that is looked through makes of it alone
 
 
-class TeacherFeatures:
-    """What the encoder of a frozen residual-shifting network sees of latents, at its last step, where noise hides least."""
+class EncoderFeatures:
+    """What the encoder of a residual-shifting network sees of latents, noised to one of its steps."""
 
-    def __init__(self, teacher: PixelUNet | SwinUNet, scheduler: ResShiftScheduler) -> None:
-        self.unet, self.scheduler = teacher, scheduler
-        self.dims = teacher.encoder_dims
+    def __init__(
+        self,
+        unet: PixelUNet | SwinUNet,
+        scheduler: ResShiftScheduler,
+        timesteps: Sequence[int] = (0,),  # one is drawn for each sample; at the last step noise hides least
+        first: int = 0,  # of the encoder's features; -1: what lies deepest alone
+    ) -> None:
+        self.unet, self.scheduler, self.timesteps, self.first = unet, scheduler, timesteps, first
+        self.dims = unet.encoder_dims[first:]
 
     def watch(self, scene: Scene, generators: Sequence[torch.Generator]) -> View:
         """Return the view of latents (B, C, H, W) of a scene; all are noised alike."""
         z_y, tables, config = scene.z_y, self.scheduler.train_tables, self.scheduler.config
-        t, noise = torch.zeros(len(z_y), dtype=torch.int64, device=z_y.device), draw_noise(generators, z_y)
+        t, noise = draw_timesteps(generators, self.timesteps, z_y.device), draw_noise(generators, z_y)
 
         def view(latents: Tensor) -> list[Tensor]:
             x_t = resshift.q_sample(latents, z_y, t, noise, tables)
             model_input = resshift.scale_input(x_t, t, tables, config.input_scaling, config.data_var)
-            return [x.float().flatten(2) for x in self.unet.encode(model_input, t, scene.lq, **scene.of_lq)]
+            seen = self.unet.encode(model_input, t, scene.lq, **scene.of_lq)
+            return [x.float().flatten(2) for x in seen[self.first :]]
 
         return view
 
@@ -123,15 +133,15 @@ class DinoView:
 
 def open_features(
     args: CriticArguments, teacher: PixelUNet | SwinUNet, pipe: ResShiftPipeline
-) -> TeacherFeatures | DinoView:
+) -> EncoderFeatures | DinoView:
     """Return what the critic looks through. Raises ValueError in one line for weights that are missing or others'."""
     weights = args.find_critic()
     if weights is None:
-        return TeacherFeatures(teacher, pipe.scheduler)
+        return EncoderFeatures(teacher, pipe.scheduler)
     return DinoView(DinoFeatures(load_dino(weights)).to(teacher.device), pipe.decode)
 
 
-def build_heads(features: TeacherFeatures | DinoView) -> Heads:
+def build_heads(features: EncoderFeatures | DinoView) -> Heads:
     """Return the critic's heads for these features, with random weights."""
     return Heads(features.dims, sum(features.dims), PROJECTION_DIM)
 
@@ -141,7 +151,7 @@ class Critic:
 
     def __init__(
         self,
-        features: TeacherFeatures | DinoView,
+        features: EncoderFeatures | DinoView,
         heads: Heads,
         prepared: nn.Module,  # the heads as accelerate prepared them
         seed: int,

@@ -10,7 +10,6 @@ residual shifting; the losses: `resdiff.losses.addsr`.
   step the largest weight; the text of its authors, and this, the smallest.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -35,17 +34,13 @@ FIRST_STEP_SHARE = 0.5  # of the draws of the student's step
 
 @dataclass(frozen=True, kw_only=True)
 class AddArguments(CriticArguments):
-    """Distillation and adversary."""
+    """Distillation, and a condition that the student refines."""
 
-    adversarial_weight: float = option(GAN_WEIGHT, "add: of the critic's judgement, beside the distillation's loss")
     teacher_draws: int = option(4, "add: steps at which the teacher looks at what the student made")
     psr_weight: float = option(0.0, "add: share of the student's prediction in what its next step sees as the LR image")
 
     def check_add(self) -> None:
         """Raise ValueError for values that cannot be meant."""
-        self.check_critic()
-        if not 0 <= self.adversarial_weight < math.inf:
-            raise ValueError(f"--adversarial_weight {self.adversarial_weight} must not be negative")
         if self.teacher_draws < 1:
             raise ValueError(f"--teacher_draws {self.teacher_draws} must be at least 1")
         if not 0 <= self.psr_weight <= 1:
@@ -75,6 +70,7 @@ class AddLosses:
         in_image_space: bool = False,
     ):
         self.args, self.pipe, self.unet, self.teacher, self.critic, self.seed = args, pipe, unet, teacher, critic, seed
+        self.adversarial_weight = GAN_WEIGHT if args.adversarial_weight is None else args.adversarial_weight
         self.measured = pipe.decode if in_image_space else lambda x: x
         self.timesteps = pipe.scheduler.timesteps.tolist()  # of the first step, the second, ...
         self.tables = pipe.scheduler.tables  # validation changes the scheduler's
@@ -110,9 +106,9 @@ class AddLosses:
         """
         parts = {"distillation": self._distillation(made, step)}
         parts["loss"] = parts["distillation"]
-        if self.args.adversarial_weight:
+        if self.adversarial_weight:
             parts["adversarial"] = self.critic.of_student(made.x0, made.scene)
-            parts["loss"] = parts["loss"] + self.args.adversarial_weight * parts["adversarial"]
+            parts["loss"] = parts["loss"] + self.adversarial_weight * parts["adversarial"]
         return parts | {"mse": mse_per_sample(made.x0.detach(), made.z_gt).mean()}
 
     def of_critic(self, made: Made) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from resdiff.metrics.weights import find_weights
 from resdiff.runs.launcher import run_script
 from resdiff.train.arguments import option, parse, to_yaml
 from resdiff.train.card import figures_table
-from resdiff.train.critic import Critic, build_heads, open_features
+from resdiff.train.critic import Critic, DinoView, EncoderFeatures, build_heads, open_features
 from resdiff.train.distill_add import AddArguments, AddLosses, AddStep
 from resdiff.train.distill_rsd import RsdArguments, RsdLosses, RsdStep
 from resdiff.train.distill_sinsr import SinsrArguments, SinsrLoss
@@ -71,6 +71,7 @@ class Arguments(SessionArguments, TeacherArguments, SinsrArguments, RsdArguments
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_sinsr()
+        self.check_critic()
         self.check_rsd()
         self.check_add()
 
@@ -146,6 +147,13 @@ def optimized_unet(
     return optimized(session, args, unet, learning_rate)
 
 
+def build_critic(session: Session, args: Arguments, features: EncoderFeatures | DinoView) -> tuple[Critic, Update]:
+    """Return a critic with new heads, and their update."""
+    heads = build_heads(features).to(session.device)
+    prepared, update = optimized(session, args, heads, args.critic_learning_rate)
+    return Critic(features, heads, prepared, args.seed, args.r1_weight), update
+
+
 def sinsr_step(session: Session, args: Arguments, teacher: nn.Module) -> Step:
     """Return what a step of SinSR does; the student samples as the chains that it learns from."""
     become_student(session.pipe, args.num_inference_steps, deterministic=True)
@@ -161,8 +169,14 @@ def rsd_step(session: Session, args: Arguments, teacher: nn.Module) -> Step:
     prepare_trained(fake, args)
     unet, update_student = optimized_unet(session, args, session.pipe.unet)
     prepared_fake, update_fake = optimized_unet(session, args, fake, args.fake_learning_rate)
-    losses = RsdLosses(args, session.pipe, unet, teacher, fake, prepared_fake, args.seed, session.device)
-    return RsdStep(losses=losses, update_fake=update_fake, update_student=update_student)
+    critic, update_critic = None, None
+    if args.adversarial_weight:
+        every = range(len(session.pipe.scheduler))
+        critic, update_critic = build_critic(
+            session, args, EncoderFeatures(fake, session.pipe.scheduler, every, first=-1)
+        )
+    losses = RsdLosses(args, session.pipe, unet, teacher, fake, prepared_fake, args.seed, session.device, critic)
+    return RsdStep(losses=losses, update_fake=update_fake, update_student=update_student, update_critic=update_critic)
 
 
 def add_step(session: Session, args: Arguments, teacher: nn.Module) -> Step:
@@ -171,10 +185,7 @@ def add_step(session: Session, args: Arguments, teacher: nn.Module) -> Step:
     become_student(pipe, args.num_inference_steps)
     pipe.register_to_config(psr_weight=args.psr_weight)
     unet, update_student = optimized_unet(session, args, pipe.unet)
-    features = open_features(args, teacher, pipe)
-    heads = build_heads(features).to(session.device)
-    prepared, update_critic = optimized(session, args, heads, args.critic_learning_rate)
-    critic = Critic(features, heads, prepared, args.seed, args.r1_weight)
+    critic, update_critic = build_critic(session, args, open_features(args, teacher, pipe))
     losses = AddLosses(args, pipe, unet, teacher, critic, args.seed, args.loss_in_image_space)
     return AddStep(losses=losses, update_student=update_student, update_critic=update_critic)
 

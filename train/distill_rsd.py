@@ -3,7 +3,8 @@
 Residual Shifting Distillation (2503.13358); the losses and why they are what they are: `resdiff.losses.rsd`. The student
 learns at all of its steps and can be used with fewer: trained with 4 and used with 1 is what is published. It gets no
 noise map of its own (published with a zero-initialised input for one), so that it stays the teacher's network: x_T is
-what makes it a sampler. The published adversarial head on the fake's features is left out as well.
+what makes it a sampler. The adversarial head (`adversarial_weight`, published 3e-3) looks through the fake's deepest
+features at re-noised images, and learns after each update of the fake, which does not learn from it.
 """
 
 import math
@@ -20,13 +21,14 @@ from resdiff.losses.perceptual import Lpips
 from resdiff.losses.rsd import fake_loss, frozen, multi_step_input, student_loss
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.train.arguments import option
+from resdiff.train.critic import Critic, CriticArguments, Scene
 from resdiff.train.denoise import Denoise, draw_noise, draw_timesteps, sample_generators
 from resdiff.train.progress import Progress
 from resdiff.train.update import Update
 
 
 @dataclass(frozen=True, kw_only=True)
-class RsdArguments:
+class RsdArguments(CriticArguments):
     """The game of student and fake."""
 
     fake_updates: int = option(5, "rsd: of the fake network in a step, each on micro-batches of its own")
@@ -54,6 +56,7 @@ class RsdArguments:
 class Made:
     """What the student made of a batch, and where the networks are to be compared on it."""
 
+    index: Sequence[int]  # of the samples
     hr: Tensor  # (B, 3, H, W) in [-1, 1]
     lq: Tensor
     z_gt: Tensor  # encoded (B, C, h, w)
@@ -79,9 +82,11 @@ class RsdLosses:
         prepared_fake: nn.Module,
         seed: int,
         device: torch.device,
+        critic: Critic | None = None,  # through the fake
     ):
         self.args, self.pipe, self.unet, self.seed = args, pipe, unet, seed
         self.teacher, self.fake, self.prepared_fake = teacher, fake, prepared_fake
+        self.critic = critic
         self.timesteps = pipe.scheduler.timesteps.tolist()
         self.lpips = Lpips(args.lpips_weights).to(device) if args.lpips_weight else None
 
@@ -95,7 +100,7 @@ class RsdLosses:
     def of_student(self, batch: Batch) -> dict[str, Tensor]:
         """Return the scalars "loss", its parts, and "mse", the distance to the photo, which is not minimised.
 
-        Call it, and backward, within `frozen(fake)`.
+        Call it, and backward, within `frozen(fake)`, and the critic's heads.
         """
         made = self._make(batch, "student", self.unet)
         with torch.no_grad():  # looks at the LR images alone
@@ -105,7 +110,21 @@ class RsdLosses:
         if self.lpips is not None:
             parts["lpips"] = self.lpips(self.pipe.decode(made.x0).clamp(-1, 1), made.hr).mean()
             parts["loss"] = game + self.args.lpips_weight * parts["lpips"]
+        if self.critic is not None:
+            parts["adversarial"] = self.critic.of_student(made.x0, self._scene(made))
+            parts["loss"] = parts["loss"] + (self.args.adversarial_weight or 0) * parts["adversarial"]
         return parts
+
+    def of_critic(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the scalars "loss" and its parts of the adversarial head, on the images that the fake learns from."""
+        assert self.critic is not None, "there is none without --adversarial_weight"
+        with torch.no_grad():
+            made = self._make(batch, "fake", self.pipe.unet)
+        return self.critic.of_critic(made.x0, made.z_gt, self._scene(made))
+
+    @torch.no_grad()
+    def _scene(self, made: Made) -> Scene:
+        return Scene(made.index, made.lq, made.z_y, self._denoise(self.fake, made).of_lq)
 
     def _make(self, batch: Batch, stream: str, unet: nn.Module) -> Made:
         assert batch.lr is not None, "`Prepare` makes them"
@@ -118,7 +137,7 @@ class RsdLosses:
         t = draw_timesteps(generators, range(len(tables)), lq.device)
         x_t = multi_step_input(z_gt, z_y, draw_noise(generators, z_y), start, tables)
         x0 = Denoise(pipe.unet, pipe.scheduler, lq, z_y, unet)(x_t, start, lq)
-        return Made(hr=hr, lq=lq, z_gt=z_gt, z_y=z_y, x0=x0, t=t, noise=draw_noise(generators, z_y))
+        return Made(index=batch.index, hr=hr, lq=lq, z_gt=z_gt, z_y=z_y, x0=x0, t=t, noise=draw_noise(generators, z_y))
 
     def _denoise(self, network: nn.Module, made: Made, prepared: nn.Module | None = None) -> Denoise:
         return Denoise(network, self.pipe.scheduler, made.lq, made.z_y, prepared)
@@ -137,6 +156,7 @@ class RsdStep:
     losses: RsdLosses
     update_fake: Update[Batch]
     update_student: Update[Batch]
+    update_critic: Update[Batch] | None = None  # with an adversarial head
 
     def __call__(self, batches: Sequence[Batch], progress: Progress) -> dict[str, float]:
         """Train the fake on each `fake_updates`-th part of the batches in turn, then the student on the last.
@@ -150,8 +170,11 @@ class RsdStep:
         for part in parts:
             progress.average_loss = None  # what a loss would be too large against
             logs["fake"] = self.update_fake(self.losses.of_fake, part, progress)["loss"]
+            if self.update_critic is not None:
+                progress.average_loss = None
+                logs["critic"] = self.update_critic(self.losses.of_critic, part, progress)["loss"]
         if progress.step >= args.fake_warmup_steps:
             progress.average_loss = None
-            with frozen(self.losses.fake):
+            with frozen(self.losses.fake, *([self.losses.critic.heads] if self.losses.critic else [])):
                 logs |= self.update_student(self.losses.of_student, parts[-1], progress)
         return logs

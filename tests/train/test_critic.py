@@ -10,8 +10,8 @@ from resdiff.models.dino_features import DinoFeatures
 from resdiff.models.pixel_unet import PixelUNet
 from resdiff.models.vision_transformer import VisionTransformer
 from resdiff.schedulers.resshift import ResShiftScheduler
-from resdiff.train.critic import Critic, CriticArguments, DinoView, Scene, TeacherFeatures, build_heads
-from resdiff.train.denoise import draw_noise, sample_generators
+from resdiff.train.critic import Critic, CriticArguments, DinoView, EncoderFeatures, Scene, build_heads
+from resdiff.train.denoise import draw_noise, draw_timesteps, sample_generators
 
 from .conftest import TINY
 
@@ -32,8 +32,8 @@ def scene() -> Scene:
 
 
 @pytest.fixture
-def through_teacher() -> TeacherFeatures:
-    return TeacherFeatures(network(), ResShiftScheduler(**TINY["scheduler"]))
+def through_teacher() -> EncoderFeatures:
+    return EncoderFeatures(network(), ResShiftScheduler(**TINY["scheduler"]))
 
 
 @pytest.fixture
@@ -52,13 +52,26 @@ def drawn(indices=(5, 6)) -> list[torch.Generator]:
 
 
 def test_the_teacher_looks_at_latents_as_at_its_last_step(through_teacher, scene) -> None:
-    x, scheduler = images(1), through_teacher.scheduler
+    x, scheduler, generators = images(1), through_teacher.scheduler, drawn()
     seen = through_teacher.watch(scene, drawn())(x)
-    x_t = resshift.q_sample(x, scene.z_y, 0, draw_noise(drawn(), x), scheduler.train_tables)
-    expected = network().encode(scheduler.scale_model_input(x_t, 0), torch.tensor([0, 0]), scene.lq)
+    t = draw_timesteps(generators, (0,), x.device)
+    x_t = resshift.q_sample(x, scene.z_y, 0, draw_noise(generators, x), scheduler.train_tables)
+    expected = network().encode(scheduler.scale_model_input(x_t, 0), t, scene.lq)
     assert tuple(feature.shape[1] for feature in seen) == through_teacher.dims
     for ours, theirs in zip(seen, expected, strict=True):
         torch.testing.assert_close(ours, theirs.flatten(2))
+
+
+def test_any_step_and_the_deepest_features_alone(through_teacher, scene) -> None:
+    unet, scheduler = through_teacher.unet, through_teacher.scheduler
+    deepest = EncoderFeatures(unet, scheduler, timesteps=(2,), first=-1)
+    x, generators = images(1), drawn()
+    t = draw_timesteps(generators, (2,), x.device)
+    x_t = resshift.q_sample(x, scene.z_y, 2, draw_noise(generators, x), scheduler.train_tables)
+    *_, expected = unet.encode(scheduler.scale_model_input(x_t, 2), t, scene.lq)
+    (seen,) = deepest.watch(scene, drawn())(x)
+    assert deepest.dims == (12,)
+    torch.testing.assert_close(seen, expected.flatten(2))
 
 
 def test_dino_sees_all_images_of_a_scene_augmented_alike_and_each_sample_in_its_own_way(through_dino, scene) -> None:

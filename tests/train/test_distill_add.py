@@ -10,7 +10,7 @@ from resdiff.models.pixel_unet import PixelUNet
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.resize import bicubic
 from resdiff.schedulers.resshift import ResShiftScheduler
-from resdiff.train.critic import Critic, TeacherFeatures, build_heads
+from resdiff.train.critic import Critic, EncoderFeatures, build_heads
 from resdiff.train.denoise import Denoise, draw_noise, draw_timesteps, sample_generators
 from resdiff.train.distill_add import AddArguments, AddLosses
 from resdiff.train.teacher import become_student
@@ -35,7 +35,7 @@ def losses(steps: int = 3, **options) -> AddLosses:
     become_student(pipe, steps)
     pipe.register_to_config(psr_weight=args.psr_weight)
     teacher = network(1).requires_grad_(False)
-    features = TeacherFeatures(teacher, pipe.scheduler)
+    features = EncoderFeatures(teacher, pipe.scheduler)
     heads = build_heads(features)
     return AddLosses(args, pipe, pipe.unet, teacher, Critic(features, heads, heads, seed=0), seed=0)
 

@@ -209,6 +209,12 @@ def test_rsd_leads_a_student_astray_back_to_the_teacher(distil, teacher, tmp_pat
     assert float((after - wanted).square().mean()) < 0.3 * float((before - wanted).square().mean())
 
 
+def test_rsd_with_an_adversarial_head(distil) -> None:
+    run = distil(*GAME, "--adversarial_weight", "3e-3", "--num_inference_steps", "2", "--max_train_steps", "2")
+    assert [{"fake", "critic"} <= keys for keys in keys_of(run)] == [True, True]
+    assert "adversarial" in keys_of(run)[1] and (run / "checkpoint-2" / "model_2.safetensors").exists()
+
+
 def test_while_it_warms_up_the_fake_alone_learns(distil, teacher) -> None:
     run = distil(*GAME, "--fake_warmup_steps", "2", "--max_train_steps", "3", "--checkpointing_steps", "1")
     assert [{"loss", "game", "mse"} <= keys for keys in keys_of(run)] == [False, False, True]

@@ -11,6 +11,7 @@ from resdiff.losses.rsd import frozen
 from resdiff.models.pixel_unet import PixelUNet
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.schedulers.resshift import ResShiftScheduler
+from resdiff.train.critic import Critic, EncoderFeatures, build_heads
 from resdiff.train.distill_rsd import RsdArguments, RsdLosses, RsdStep
 from resdiff.train.progress import Progress
 from resdiff.train.teacher import become_student
@@ -112,7 +113,7 @@ def test_a_step_trains_the_fake_on_each_part_of_its_batches_and_the_student_on_t
 
         return run
 
-    players = SimpleNamespace(args=RsdArguments(fake_updates=3, fake_warmup_steps=1), fake=network(0))
+    players = SimpleNamespace(args=RsdArguments(fake_updates=3, fake_warmup_steps=1), fake=network(0), critic=None)
     players.of_fake, players.of_student = None, None
     step = RsdStep(losses=players, update_fake=update("fake"), update_student=update("student"))
     assert step([1, 2, 3, 4, 5, 6], Progress(step=0)) == {"fake": 1.0}
@@ -120,3 +121,20 @@ def test_a_step_trains_the_fake_on_each_part_of_its_batches_and_the_student_on_t
     assert calls == of_fake
     assert step([1, 2, 3, 4, 5, 6], Progress(step=1)) == {"fake": 1.0, "loss": 1.0, "lr": 0.1}
     assert calls[3:] == [*of_fake, ("student", [5, 6])]
+
+
+def test_a_critic_judges_what_is_noised_again_and_the_fake_does_not_learn_from_it(batch) -> None:
+    game = losses(adversarial_weight=3e-3)
+    scheduler = game.pipe.scheduler
+    features = EncoderFeatures(game.fake, scheduler, range(len(scheduler)), first=-1)
+    heads = build_heads(features)
+    plain = game.of_student(batch)
+    game.critic = Critic(features, heads, heads, seed=0)
+    assert features.dims == (8,) and "adversarial" not in plain
+    with frozen(game.fake, heads):
+        parts = game.of_student(batch)
+        parts["loss"].backward()
+    torch.testing.assert_close(parts["loss"], plain["loss"] + 3e-3 * parts["adversarial"])
+    assert trained(game.pipe.unet) == all_of(game.pipe.unet) and not trained(game.fake) and not trained(heads)
+    game.of_critic(batch)["loss"].backward()
+    assert trained(heads) == all_of(heads) and not trained(game.fake)
