@@ -9,6 +9,8 @@
 2. Its frozen encoder: HR and enlarged LR in one bfloat16 call, against two calls in float32.
 3. Degradation: one batched call on the device, against one call per sample. Reading: what one data worker takes.
 4. The bundled model's recipe: the precision that is chosen automatically, against float32.
+5. Distilling (train/recipes/distill) by each method, against training of the same network on the same batch: the small
+   recipes, on CUDA the full-size ones too, with a random teacher. FLOPs and memory of the full-size ones are counted.
 
 Each training case runs in a process of its own. What is compared alternates, and a figure is the median of its
 repetitions; ratios say more than times, which belong to one machine and what else it did. The first steps do not count:
@@ -30,6 +32,14 @@ import psutil
 import torch
 
 from resdiff.devices import default_dtype
+from resdiff.eval.distillation_cost import (
+    FULL_RECIPES,
+    SMALL_RECIPES,
+    Distilling,
+    measure_alike,
+    measure_distilling,
+)
+from resdiff.eval.distillation_counts import Counted, count_recipes
 from resdiff.eval.training_cost import (
     PLACE,
     SMALL,
@@ -65,6 +75,8 @@ class Results:
     full: list[Training]  # v1 recipe
     small: list[Training]  # bundled recipe: float32, then automatic precision
     parts: Parts
+    distilling: list[Distilling]
+    distilling_counted: list[Counted]  # full-size recipes
 
 
 def measure_all(settings: Settings, compiled: bool, cuda: bool, launch: Launch = in_a_new_process) -> Results:
@@ -73,6 +85,13 @@ def measure_all(settings: Settings, compiled: bool, cuda: bool, launch: Launch =
     def run(case: Case) -> Training:
         print(f"training {case.label}, precision {case.precision} ...", file=sys.stderr)
         return launch(measure_training, case, settings)
+
+    def distil(recipe: str) -> Distilling:
+        print(f"distilling {recipe} ...", file=sys.stderr)
+        measured = (measure_alike, measure_distilling)
+        turns = [[launch(measure, recipe, settings) for measure in measured] for _ in range(settings.repeats)]
+        training, distilling = (together(runs) for runs in zip(*turns, strict=True))
+        return Distilling(recipe=recipe, training=training, distilling=distilling)
 
     full = [Case(recipe=V1), Case(recipe=V1, photos_in="disk")] if cuda else [Case(recipe=V1)]
     if compiled:
@@ -87,6 +106,8 @@ def measure_all(settings: Settings, compiled: bool, cuda: bool, launch: Launch =
         full=full_runs,
         small=[together(runs) for runs in zip(*small_runs, strict=True)],
         parts=launch(measure_parts, settings),
+        distilling=[distil(recipe) for recipe in (*SMALL_RECIPES, *(FULL_RECIPES if cuda else ()))],
+        distilling_counted=count_recipes(settings),
     )
 
 
@@ -126,7 +147,7 @@ def report(results: Results, smoke: bool) -> str:
     warning = "**Smoke run with tiny networks and crops: the figures mean nothing.**"
     paragraphs = [machine(results.full[0].threads), *([warning] if smoke else []), verdict(results.full)]
     sections = full_section(results.full, results.cost), parts_section(results.parts), small_section(results.small)
-    return "\n\n".join([*paragraphs, *sections])
+    return "\n\n".join([*paragraphs, *sections, distilling_section(results.distilling, results.distilling_counted)])
 
 
 def table(*rows: Sequence[str]) -> str:
@@ -193,6 +214,37 @@ def small_section(small: Sequence[Training]) -> str:
     heads = ("precision", "device", "batch", "images/s", "data wait", "against float32")
     steps = f"Median of {len(small[0].seconds)} runs of {small[0].steps} steps of each, in turns."
     return "\n\n".join(["## Training the bundled recipe", table(heads, *rows), steps])
+
+
+def distilling_section(measured: Sequence[Distilling], counted: Sequence[Counted]) -> str:
+    """Return the section on distillation."""
+    tflop = {count.recipe: count.tflop for count in counted}
+
+    def row(run: Distilling) -> Sequence[str]:
+        ours, alike = run.distilling, run.training
+        speed = "-"
+        if run.recipe in tflop:  # counted for each image of the batch, of which rsd takes several to a step
+            speed = f"{tflop[run.recipe] * alike.batch / ours.step_seconds:.3g}"
+        times = f"{ours.step_seconds:.3g}", f"{ours.images_per_second:.3g}", f"{ours.data_wait:.2%}"
+        peak = f"{ours.peak_mib:.0f}"
+        return run.recipe, ours.device, ours.precision, str(ours.batch), *times, speed, peak, f"{run.ratio:.2f}x"
+
+    heads = ("recipe", "device", "precision", "images", "s", "images/s", "data wait", "TFLOP/s", "peak MiB")
+    repeats = (
+        f"One step, of so many images: medians of {len(measured[0].distilling.seconds)} runs, in turns with "
+        "train/resshift.py on the same network, batch and crops, whose step is what the last column compares with."
+    )
+    counts = [
+        (c.recipe, f"{c.tflop:.2f}", f"{c.ratio:.2f}x", f"{c.held / 2**30:.2f}", f"{c.saved / 2**20:.0f}")
+        for c in counted
+    ]
+    about = (
+        "Counted, not measured: FLOPs for each image of the student's batch, and against training; GiB of weights, "
+        "gradients, optimizers and average; MiB of activations for the backward pass, for each image of a micro-batch."
+    )
+    counted_heads = ("recipe", "TFLOP per image", "against training", "held, GiB", "activations per image, MiB")
+    measured_table = table((*heads, "against training"), *map(row, measured))
+    return "\n\n".join(["## Distilling", measured_table, repeats, table(counted_heads, *counts), about])
 
 
 def parse_command(input_args: list[str] | None = None) -> argparse.Namespace:

@@ -162,7 +162,7 @@ class Critic:
     def of_student(self, made: Tensor, scene: Scene) -> Tensor:
         """Return the student's loss, a scalar: call it, and backward, within `frozen(heads)`."""
         view, condition = self._look(scene)
-        return hinge_generator(torch.cat(self.heads(view(made), condition), dim=1))
+        return hinge_generator(torch.cat(self.heads(view(made), condition), dim=1).float())
 
     def of_critic(self, made: Tensor, real: Tensor, scene: Scene) -> dict[str, Tensor]:
         """Return the scalars "loss" and its parts for latents of photos and what was made for them."""
@@ -172,7 +172,7 @@ class Critic:
         if self.r1_weight:
             both = [x.requires_grad_() for x in both]
         logits = self.prepared(both, torch.cat([condition, condition]))
-        of_photos, of_student = torch.cat(logits, dim=1).chunk(2)
+        of_photos, of_student = torch.cat(logits, dim=1).float().chunk(2)
         hinge = hinge_discriminator(of_photos, of_student)
         if not self.r1_weight:
             return {"loss": hinge}

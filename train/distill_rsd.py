@@ -90,10 +90,13 @@ class RsdLosses:
         self.timesteps = pipe.scheduler.timesteps.tolist()
         self.lpips = Lpips(args.lpips_weights).to(device) if args.lpips_weight else None
 
-    def of_fake(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the scalar "loss" of the fake on what the student makes of a batch."""
-        with torch.no_grad():
-            made = self._make(batch, "fake", self.pipe.unet)
+    @torch.no_grad()
+    def make(self, batch: Batch) -> Made:
+        """Return what the student makes of a batch for the fake, and the adversarial head, to learn from."""
+        return self._make(batch, "fake", self.pipe.unet)
+
+    def of_fake(self, made: Made) -> dict[str, Tensor]:
+        """Return the scalar "loss" of the fake on what the student made."""
         fake = self._denoise(self.fake, made, self.prepared_fake)
         return {"loss": fake_loss(fake, made.x0, **self._compared(made)).mean()}
 
@@ -115,11 +118,9 @@ class RsdLosses:
             parts["loss"] = parts["loss"] + (self.args.adversarial_weight or 0) * parts["adversarial"]
         return parts
 
-    def of_critic(self, batch: Batch) -> dict[str, Tensor]:
+    def of_critic(self, made: Made) -> dict[str, Tensor]:
         """Return the scalars "loss" and its parts of the adversarial head, on the images that the fake learns from."""
         assert self.critic is not None, "there is none without --adversarial_weight"
-        with torch.no_grad():
-            made = self._make(batch, "fake", self.pipe.unet)
         return self.critic.of_critic(made.x0, made.z_gt, self._scene(made))
 
     @torch.no_grad()
@@ -156,7 +157,7 @@ class RsdStep:
     losses: RsdLosses
     update_fake: Update[Batch]
     update_student: Update[Batch]
-    update_critic: Update[Batch] | None = None  # with an adversarial head
+    update_critic: Update[Made] | None = None  # with an adversarial head
 
     def __call__(self, batches: Sequence[Batch], progress: Progress) -> dict[str, float]:
         """Train the fake on each `fake_updates`-th part of the batches in turn, then the student on the last.
@@ -164,17 +165,24 @@ class RsdStep:
         Raises BadLoss, on all processes at once, for a loss that is not finite. No loss is too large for a game: the
         student's is a difference around zero, and the fake's follows the student.
         """
-        args, logs = self.losses.args, {}
+        losses, args, logs = self.losses, self.losses.args, {}
+        made: list[Made] = []
+
+        def of_fake(batch: Batch) -> dict[str, Tensor]:
+            made.append(losses.make(batch))
+            return losses.of_fake(made[-1])
+
         size = len(batches) // args.fake_updates
         parts = [batches[i : i + size] for i in range(0, len(batches), size)]
         for part in parts:
             progress.average_loss = None  # what a loss would be too large against
-            logs["fake"] = self.update_fake(self.losses.of_fake, part, progress)["loss"]
+            made.clear()
+            logs["fake"] = self.update_fake(of_fake, part, progress)["loss"]
             if self.update_critic is not None:
                 progress.average_loss = None
-                logs["critic"] = self.update_critic(self.losses.of_critic, part, progress)["loss"]
+                logs["critic"] = self.update_critic(losses.of_critic, made, progress)["loss"]
         if progress.step >= args.fake_warmup_steps:
             progress.average_loss = None
-            with frozen(self.losses.fake, *([self.losses.critic.heads] if self.losses.critic else [])):
-                logs |= self.update_student(self.losses.of_student, parts[-1], progress)
+            with frozen(losses.fake, *([losses.critic.heads] if losses.critic else [])):
+                logs |= self.update_student(losses.of_student, parts[-1], progress)
         return logs

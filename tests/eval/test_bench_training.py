@@ -10,19 +10,23 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from resdiff.eval import bench_training
 from resdiff.eval.bench_training import in_a_new_process, measure_all, parse_command, report, settings_from, verdict
+from resdiff.eval.distillation_cost import FULL_RECIPES, SMALL_RECIPES, measure_alike, measure_distilling
 from resdiff.eval.training_cost import (
     SMALL,
+    SMALL_TEACHER,
     V1,
     Case,
     Settings,
     Training,
     counted_cost,
+    make_files,
     measure_training,
     together,
     training_arguments,
 )
-from resdiff.eval.training_parts import Comparison, Parts, alternate
+from resdiff.eval.training_parts import Comparison, Parts, alternate, measure_parts
 
 CPU = settings_from(parse_command([]), cuda=False)
 GPU = settings_from(parse_command([]), cuda=True)
@@ -47,18 +51,30 @@ def parts() -> Parts:
     return Parts(encoder=comparison, degradations=[comparison], reading={"memory": 1.0, "disk": 9.0})
 
 
-def cases(settings: Settings, compiled: bool, cuda: bool) -> list[Case]:
-    """What would be measured, in order."""
+def launched(settings: Settings, compiled: bool, cuda: bool) -> list[tuple]:
+    """What would be measured, in order: the function and its case or recipe."""
     seen = []
 
     def launch(function, *arguments):
-        if function is not measure_training:
+        if function is measure_parts:
             return parts()
-        seen.append(arguments[0])
-        return training(arguments[0])
+        seen.append((function, arguments[0]))
+        return training(Case(recipe=V1))
 
-    measure_all(replace(settings, smoke=True), compiled, cuda, launch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench_training, "count_recipes", lambda settings: [])  # takes seconds
+        measure_all(replace(settings, smoke=True), compiled, cuda, launch)
     return seen
+
+
+def cases(settings: Settings, compiled: bool, cuda: bool) -> list[Case]:
+    """The trainings among them."""
+    return [case for function, case in launched(settings, compiled, cuda) if function is measure_training]
+
+
+def distillations(settings: Settings, cuda: bool) -> list[tuple]:
+    """What comes after them."""
+    return [pair for pair in launched(settings, False, cuda) if pair[0] is not measure_training]
 
 
 @pytest.fixture
@@ -92,6 +108,15 @@ def test_precisions_take_turns_and_a_gpu_adds_photos_in_files() -> None:
     assert [(c.photos_in, c.compile) for c in full] == [
         ("memory", False), ("disk", False), ("memory", True), ("disk", True),
     ]  # fmt: skip
+
+
+def test_distilling_and_training_take_turns_and_a_gpu_adds_the_full_size() -> None:
+    turns = [(measure_alike, "sinsr_small"), (measure_distilling, "sinsr_small")]
+    found = distillations(replace(CPU, repeats=2), cuda=False)
+    assert found[:4] == [*turns, *turns]
+    assert [recipe for _, recipe in found] == [recipe for recipe in SMALL_RECIPES for _ in range(4)]
+    on_a_gpu = distillations(replace(GPU, repeats=1), cuda=True)
+    assert [recipe for _, recipe in on_a_gpu] == [recipe for recipe in SMALL_RECIPES + FULL_RECIPES for _ in range(2)]
 
 
 def test_enough_steps_pass_on_a_gpu_to_use_up_what_workers_read_ahead() -> None:
@@ -144,16 +169,25 @@ def test_counts_below_one_are_refused_in_one_line(flag, capsys) -> None:
 
 
 @pytest.mark.usefixtures("fresh_accelerator")
-def test_a_smoke_run_trains_both_recipes_and_reports_every_part() -> None:
+def test_a_smoke_run_trains_both_recipes_and_reports_every_part(tmp_path) -> None:
     def launch(function, *arguments):
         AcceleratorState._reset_state(reset_partial_state=True)  # as in a new process
         return function(*arguments)
 
     settings = settings_from(parse_command(["--smoke"]), cuda=False)
+    args = training_arguments(Case(recipe=SMALL), settings, tmp_path)
+    make_files(args, settings)  # once for all
+    settings = replace(settings, train_data_dir=args.train_data_dir)
     results = measure_all(settings, compiled=False, cuda=False, launch=launch)
     assert [run.precision for run in results.small] == ["no", results.full[0].precision]
     assert [(run.steps, len(run.seconds)) for run in (*results.full, *results.small)] == [(1, 1), (10, 1), (10, 1)]
-    for run in (*results.full, *results.small):
+    assert [run.recipe for run in results.distilling] == list(SMALL_RECIPES)
+    for distilled, batches in zip(results.distilling, (1, 5, 1), strict=True):  # rsd's fake has its own
+        ours, alike = distilled.distilling, distilled.training
+        assert (ours.case.recipe, alike.case.recipe) == (f"distill/{distilled.recipe}", SMALL_TEACHER)
+        assert ours.batch == batches * alike.batch and ours.steps == alike.steps == 4
+    distillings = [run for distilled in results.distilling for run in (distilled.distilling, distilled.training)]
+    for run in (*results.full, *results.small, *distillings):
         assert 0 < sum(run.waited) < sum(run.seconds)
     text = report(results, smoke=True)
     assert "the figures mean nothing" in text and "NOT measured" in text
@@ -163,6 +197,8 @@ def test_a_smoke_run_trains_both_recipes_and_reports_every_part() -> None:
         "| RESSHIFT: ",
         "| REALESRGAN: ",
         "| float32 |",
+        "## Distilling",
+        *(f"| {recipe} | " for recipe in SMALL_RECIPES + FULL_RECIPES),
     ):
         assert row in text
     assert json.loads(json.dumps(asdict(results)))["full"][0]["batch"] == 2

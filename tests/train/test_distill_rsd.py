@@ -55,7 +55,7 @@ def all_of(net: torch.nn.Module) -> set[str]:
 
 def test_the_fake_learns_from_the_student_which_does_not(batch) -> None:
     game = losses()
-    game.of_fake(batch)["loss"].backward()
+    game.of_fake(game.make(batch))["loss"].backward()
     assert trained(game.fake) == all_of(game.fake) and not trained(game.pipe.unet)
 
 
@@ -136,5 +136,5 @@ def test_a_critic_judges_what_is_noised_again_and_the_fake_does_not_learn_from_i
         parts["loss"].backward()
     torch.testing.assert_close(parts["loss"], plain["loss"] + 3e-3 * parts["adversarial"])
     assert trained(game.pipe.unet) == all_of(game.pipe.unet) and not trained(game.fake) and not trained(heads)
-    game.of_critic(batch)["loss"].backward()
+    game.of_critic(game.make(batch))["loss"].backward()
     assert trained(heads) == all_of(heads) and not trained(game.fake)
