@@ -36,7 +36,39 @@ def test_the_weights_are_the_mean_and_the_rest_is_of_the_last(tmp_path) -> None:
     assert yaml.safe_load((tmp_path / "mean" / "recipe.yaml").read_text()) == {
         "models": ["a", "b"],
         "prompt_strength": 1.0,
+        "shares": None,
     }
+
+
+def test_shares_and_where_a_student_came_from(tmp_path) -> None:
+    first, last = tiny_pipeline(), tiny_pipeline()
+    with torch.no_grad():
+        for parameter in first.unet.parameters():
+            parameter.mul_(3)
+    first.save_pretrained(tmp_path / "teacher")
+    last.save_pretrained(tmp_path / "student")
+    (tmp_path / "student" / "README.md").write_text("# student\n\n## Distilled\n\nBy magic from `teacher`.\n")
+    models = ["--models", str(tmp_path / "teacher"), str(tmp_path / "student")]
+    main(parse_args([*models, "--shares", "0.25", "0.75", "--output_dir", str(tmp_path / "mean")]))
+    mean = SRPipeline.from_pretrained(tmp_path / "mean")
+    for name, weight in last.unet.state_dict().items():
+        torch.testing.assert_close(mean.unet.state_dict()[name], 1.5 * weight)
+    card = (tmp_path / "mean" / "README.md").read_text()
+    assert "(0.25 of `teacher`, 0.75 of `student`)" in card and card.endswith("By magic from `teacher`.\n")
+
+
+@pytest.mark.parametrize(
+    ("shares", "line"),
+    [
+        (["1"], "error: --shares has 1 values for 2 models"),
+        (["0.5", "0.6"], "error: --shares 0.5 0.6 must not be negative, and sum to 1"),
+        (["1.5", "-0.5"], "error: --shares 1.5 -0.5 must not be negative, and sum to 1"),
+    ],
+)
+def test_shares_that_cannot_be_meant(tmp_path, capsys, shares, line) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(["--models", "a", "b", "--shares", *shares, "--output_dir", str(tmp_path / "mean")])
+    assert capsys.readouterr().err.splitlines() == [line]
 
 
 def test_words_are_exaggerated_and_nothing_else_is(tmp_path) -> None:
