@@ -6,7 +6,6 @@ import torch
 from resdiff.data.training_set import Batch
 from resdiff.diffusion import resshift
 from resdiff.losses.rsd import frozen
-from resdiff.models.pixel_unet import PixelUNet
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.resize import bicubic
 from resdiff.schedulers.resshift import ResShiftScheduler
@@ -16,15 +15,7 @@ from resdiff.train.distill_add import AddArguments, AddLosses
 from resdiff.train.teacher import become_student
 
 from .conftest import TINY
-
-
-def network(seed: int) -> PixelUNet:
-    torch.manual_seed(seed)
-    unet = PixelUNet(channels=(8,), num_blocks=(1,))
-    for part in (unet.predictor, unet.denoiser):
-        torch.nn.init.normal_(part.conv_out.weight, std=0.1)
-    torch.nn.init.normal_(unet.denoiser.film_in.weight, std=0.1)
-    return unet
+from .tiny_network import network
 
 
 def losses(steps: int = 3, **options) -> AddLosses:

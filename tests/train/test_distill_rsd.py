@@ -8,7 +8,6 @@ from torch import Tensor
 
 from resdiff.data.training_set import Batch
 from resdiff.losses.rsd import frozen
-from resdiff.models.pixel_unet import PixelUNet
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.schedulers.resshift import ResShiftScheduler
 from resdiff.train.critic import Critic, EncoderFeatures, build_heads
@@ -17,15 +16,7 @@ from resdiff.train.progress import Progress
 from resdiff.train.teacher import become_student
 
 from .conftest import TINY
-
-
-def network(seed: int) -> PixelUNet:
-    torch.manual_seed(seed)
-    unet = PixelUNet(channels=(8,), num_blocks=(1,))
-    for part in (unet.predictor, unet.denoiser):
-        torch.nn.init.normal_(part.conv_out.weight, std=0.1)
-    torch.nn.init.normal_(unet.denoiser.film_in.weight, std=0.1)
-    return unet
+from .tiny_network import network
 
 
 def losses(steps: int = 2, **options) -> RsdLosses:
