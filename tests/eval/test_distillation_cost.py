@@ -149,7 +149,8 @@ def test_both_scripts_get_the_same_network_batch_and_crops() -> None:
         training = alike(args, recipe, FULL_SIZE, UNUSED)
         for name in ("train_batch_size", "pair_pool", "crop", "degradation", "trained_part", "train_data_dir"):
             assert getattr(args, name) == getattr(training, name)
-        assert training.accumulation(1) == 1 and args.accumulation(1) == (args.fake_updates if args.method == "rsd" else 1)
+        updates = args.fake_updates if args.method == "rsd" else 1
+        assert (training.accumulation(1), args.accumulation(1)) == (1, updates)
         assert args.fake_warmup_steps == args.critic_warmup_steps == 0  # from the first step on all is paid
         assert training.scheduler["num_train_timesteps"] == 15
     assert args.trained_part == "all" and training.unet["model_channels"] == 160
