@@ -242,6 +242,6 @@ class ResShiftPipeline(SRPipeline):
         return x_t if num_inference_steps == 1 else dialled(first, x_t, guidance.fidelity)
 
     def _looked_at(self, lq: Tensor) -> dict[str, Tensor]:
-        """Return the network's condition on a low-resolution image, with what it makes of it once for all steps."""
+        """Return the network's condition on a low-resolution image, with what it makes of that alone."""
         seen = {"lq": lq.to(self.unet.dtype)}
         return seen | {"prediction": self.unet.predict(seen["lq"])} if self.takes_fidelity else seen

@@ -4,8 +4,8 @@
 
 Adversarial training swings between more detail and fewer errors; the mean of two moments lies between them, and is often
 better than either (model soups, 2203.05482). A student that shows its teacher's faults is tamed by a share of the teacher
-(`--shares 0.1 0.9`), as fine-tuned models are by what they started from (2109.01903). The networks must have the same shapes; everything but the weights of the
-U-Net (text encoder, scheduler, settings) is that of the last model. `--prompt_strength` exaggerates what words do, where
+(`--shares 0.1 0.9`), as fine-tuned models are by what they started from (2109.01903). The networks must have the same
+shapes; everything but the weights of the U-Net (text encoder, scheduler, settings) is that of the last model. `--prompt_strength` exaggerates what words do, where
 the training came out timid, at no cost to a picture without words or to speed.
 """
 

@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from resdiff.data.training_set import Batch, sample_generator
+from resdiff.data.training_set import Batch
 from resdiff.diffusion import resshift
 from resdiff.losses.addsr import GAN_WEIGHT, distillation_loss, step_weight
 from resdiff.losses.diffusion import mse_per_sample
 from resdiff.losses.rsd import frozen
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.resize import bicubic
+from resdiff.train.adversarial_loss import draw_step
 from resdiff.train.arguments import option
 from resdiff.train.critic import Critic, CriticArguments, Scene
 from resdiff.train.denoise import Denoise, draw_noise, draw_timesteps, sample_generators
@@ -77,26 +78,32 @@ class AddLosses:
 
     def draw_step(self, optimizer_step: int) -> int:
         """Draw the student's step of an optimizer step, 0 the first, the same in all processes."""
-        generator = sample_generator(self.seed, optimizer_step, stream="chain step")
-        if len(self.timesteps) == 1 or float(torch.rand((), generator=generator)) < FIRST_STEP_SHARE:
-            return 0
-        return 1 + int(torch.randint(len(self.timesteps) - 1, (), generator=generator))
+        steps = len(self.timesteps)
+        return steps - 1 - draw_step(self.seed, optimizer_step, steps, FIRST_STEP_SHARE)
 
     def make(self, batch: Batch, step: int, unet: nn.Module) -> Made:
         """Run the chain without a gradient before `step`; return its prediction there, by `unet`, with one."""
         assert batch.lr is not None, "`Prepare` makes them"
-        pipe, seen = self.pipe, batch.lr * 2 - 1
-        hr, lq = batch.hr * 2 - 1, seen
+        pipe, scheduler = self.pipe, self.pipe.scheduler
+        hr, lq = batch.hr * 2 - 1, batch.lr * 2 - 1
+        seen = lq
+
+        def predict(denoise: Denoise, x_t: Tensor, t: int) -> Tensor:
+            return denoise(x_t, torch.full((len(lq),), t, device=lq.device), seen)
+
         generators = sample_generators(batch.index, self.seed, "chain")
         with torch.no_grad():
             z_gt, z_y = pipe.encode(torch.cat([hr, pipe.upsample(lq)])).chunk(2)
             x_t = resshift.prior_sample(z_y, draw_noise(generators, z_y), self.tables)
+            looks = None  # at what is seen; once, unless it is refined
             for i, t in enumerate(self.timesteps[:step]):
-                x0 = self._predict(pipe.unet, x_t, z_y, seen, t)
+                looks = looks or Denoise(pipe.unet, scheduler, seen, z_y)
+                x0 = predict(looks, x_t, t)
                 index = len(self.timesteps) - 1 - i
                 x_t = resshift.posterior_step(x0, x_t, index, draw_noise(generators, z_y), self.tables)
-                seen = pipe.refined(lq, x0) if self.args.psr_weight else lq
-        x0 = self._predict(unet, x_t, z_y, seen, self.timesteps[step])
+                if self.args.psr_weight:
+                    seen, looks = pipe.refined(lq, x0), None
+        x0 = predict(Denoise(pipe.unet, scheduler, seen, z_y, unet), x_t, self.timesteps[step])
         return Made(z_gt=z_gt, x0=x0, scene=self._scene(batch, hr))
 
     def of_student(self, made: Made, step: int) -> dict[str, Tensor]:
@@ -138,10 +145,6 @@ class AddLosses:
         of_step = step_weight(torch.full((len(x0),), step + 1))
         return distillation_loss(self.measured(x0), torch.stack(targets), torch.stack(weights), of_step).mean()
 
-    def _predict(self, unet: nn.Module, x_t: Tensor, z_y: Tensor, lq: Tensor, t: int) -> Tensor:
-        denoise = Denoise(self.pipe.unet, self.pipe.scheduler, lq, z_y, unet)
-        return denoise(x_t, torch.full((len(lq),), t, device=lq.device), lq)
-
 
 @dataclass(frozen=True, kw_only=True)
 class AddStep:
@@ -154,7 +157,7 @@ class AddStep:
     def __call__(self, batches: Sequence[Batch], progress: Progress) -> dict[str, float]:
         """Train the student on the batches, then the critic on what it made of them.
 
-        Raises BadLoss, on all processes at once, for a loss that is not finite; no loss is too large for a game.
+        Raises BadLoss, on all processes at once, for a loss that is not finite.
         """
         losses, logs = self.losses, {}
         step = losses.draw_step(progress.step)
@@ -166,12 +169,10 @@ class AddStep:
             return losses.of_student(now, step)
 
         if progress.step >= losses.args.critic_warmup_steps:
-            progress.average_loss = None  # what a loss would be too large against
             with frozen(losses.critic.heads):
                 logs = self.update_student(of_student, batches, progress)
         else:
             with torch.no_grad(), self.update_critic.accelerator.autocast():
                 made = [losses.make(batch, step, losses.pipe.unet) for batch in batches]
-        progress.average_loss = None
         of_critic = self.update_critic(losses.of_critic, made, progress)
         return logs | {"critic": of_critic["loss"]} | {name: x for name, x in of_critic.items() if name == "r1"}

@@ -133,6 +133,7 @@ def optimized(
         learning_rate=replace(args.rate, peak=learning_rate or args.learning_rate),
         limits=session.limits,
         max_grad_norm=args.max_grad_norm,
+        game=args.method != "sinsr",
     )
     return model, update
 

@@ -162,8 +162,7 @@ class RsdStep:
     def __call__(self, batches: Sequence[Batch], progress: Progress) -> dict[str, float]:
         """Train the fake on each `fake_updates`-th part of the batches in turn, then the student on the last.
 
-        Raises BadLoss, on all processes at once, for a loss that is not finite. No loss is too large for a game: the
-        student's is a difference around zero, and the fake's follows the student.
+        Raises BadLoss, on all processes at once, for a loss that is not finite.
         """
         losses, args, logs = self.losses, self.losses.args, {}
         made: list[Made] = []
@@ -175,14 +174,11 @@ class RsdStep:
         size = len(batches) // args.fake_updates
         parts = [batches[i : i + size] for i in range(0, len(batches), size)]
         for part in parts:
-            progress.average_loss = None  # what a loss would be too large against
             made.clear()
             logs["fake"] = self.update_fake(of_fake, part, progress)["loss"]
             if self.update_critic is not None:
-                progress.average_loss = None
                 logs["critic"] = self.update_critic(losses.of_critic, made, progress)["loss"]
         if progress.step >= args.fake_warmup_steps:
-            progress.average_loss = None
             with frozen(losses.fake, *([losses.critic.heads] if losses.critic else [])):
                 logs |= self.update_student(losses.of_student, parts[-1], progress)
         return logs

@@ -58,6 +58,9 @@ class Update(Generic[MicroBatch]):
     learning_rate: LearningRate
     limits: Limits
     max_grad_norm: float | None = None
+    game: bool = (
+        False  # between networks: no loss is too large, it follows the other player or is a difference around 0
+    )
 
     def __call__(
         self, loss: Callable[[MicroBatch], dict[str, Tensor]], batches: Sequence[MicroBatch], progress: Progress
@@ -85,9 +88,10 @@ class Update(Generic[MicroBatch]):
         self._check(logs["loss"], norm, progress, batches)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        average = progress.average_loss
-        weight = max(AVERAGING, 1 / (progress.step + 1))  # a plain mean at first
-        progress.average_loss = logs["loss"] if average is None else average + weight * (logs["loss"] - average)
+        if not self.game:
+            average = progress.average_loss
+            weight = max(AVERAGING, 1 / (progress.step + 1))  # a plain mean at first
+            progress.average_loss = logs["loss"] if average is None else average + weight * (logs["loss"] - average)
         return logs | {"lr": rate, "grad_norm": norm}
 
     def _check(self, loss: float, norm: float, progress: Progress, batches: Sequence[MicroBatch]) -> None:
@@ -96,7 +100,11 @@ class Update(Generic[MicroBatch]):
             problem = f"the loss is {loss}"
         elif not math.isfinite(norm) and self.accelerator.scaler is None:  # a scaler skips such steps by itself
             problem = f"the gradient's norm is {norm}"
-        elif progress.step >= JUDGED_AFTER and loss > EXPLODED * (average := progress.average_loss or math.inf):
+        elif (
+            not self.game
+            and progress.step >= JUDGED_AFTER
+            and loss > EXPLODED * (average := progress.average_loss or math.inf)
+        ):
             problem = f"the loss is {loss:.4g}, its running mean {average:.4g}"
         if problem:
             self.optimizer.zero_grad()

@@ -18,8 +18,9 @@ from resdiff.pipelines import SRPipeline
 from resdiff.pipelines.resshift import ResShiftPipeline
 from resdiff.schedulers.resshift import ResShiftScheduler
 from resdiff.train.checkpoints import all_checkpoints
-from resdiff.train.distill_resshift import main, parse_args
+from resdiff.train.distill_resshift import assemble, main, parse_args
 from resdiff.train.recipe import build_degradation
+from resdiff.train.update import Update
 
 from .conftest import TINY, reset_accelerate
 from .test_resshift import LATENT
@@ -223,6 +224,17 @@ def test_while_it_warms_up_the_fake_alone_learns(distil, teacher) -> None:
     student, fake = (load_file(run / "checkpoint-2" / f"model{of}.safetensors") for of in ("", "_1"))
     assert all(torch.equal(student[name], before[name]) for name in before)
     assert any(not torch.equal(fake[name], before[name]) for name in before)
+
+
+def test_players_of_a_game_are_not_judged_by_the_size_of_their_losses(teacher, photos, tmp_path) -> None:
+    games = {}
+    for flags in (["--method", "sinsr"], [*GAME, "--adversarial_weight", "1"], ADD):
+        reset_accelerate()
+        always = ["--teacher", str(teacher), "--output_dir", str(tmp_path / "x"), "--train_data_dir", str(photos)]
+        step = assemble(parse_args([*FAST, *always, *flags, "--max_train_steps", "1"])).advance
+        updates = [step.func] if flags[1] == "sinsr" else [x for x in vars(step).values() if isinstance(x, Update)]
+        games[flags[1]] = [update.game for update in updates]
+    assert games == {"sinsr": [False], "rsd": [True] * 3, "add": [True] * 2}
 
 
 def test_each_player_learns_at_a_rate_of_its_own(distil, teacher) -> None:

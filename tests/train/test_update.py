@@ -155,3 +155,14 @@ def test_a_bad_step_with_a_gradient_scaler_does_not_stop_the_next() -> None:
     slope = gradient(run, X)
     run.step(X)
     torch.testing.assert_close(run.weights(), before - 0.1 * slope)
+
+
+def test_in_a_game_no_finite_loss_is_too_large() -> None:
+    run = Run()
+    run.update.game = True
+    run.progress.average_loss, run.progress.step = 1e-6, 1000
+    before = run.weights()
+    run.step(X)
+    assert not torch.equal(run.weights(), before) and run.progress.average_loss == 1e-6
+    with pytest.raises(BadLoss, match="the loss is nan"):
+        run.step(X * math.nan)
